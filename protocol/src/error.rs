@@ -1,0 +1,111 @@
+//! Errors as they travel: a code to branch on and a text for a person.
+
+use serde::{Deserialize, Serialize};
+
+/// What went wrong, as far as a program cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum ErrorCode {
+    /// The asked broker does not lead the partition. Not stored. Retry at the leader.
+    NotLeader,
+    /// The partition has no leader at the moment. Not stored. Retry.
+    NoLeader,
+    /// Too few followers can be reached. Not stored. Retry.
+    NotEnoughReplicas,
+    /// In the leader's log, but not committed in time: outcome unknown. Retry under the same
+    /// producer sequence, which cannot duplicate.
+    CommitTimeout,
+    /// The leader lost its office while the entry waited: outcome unknown. Retry as for
+    /// `CommitTimeout`.
+    LeaderChanged,
+    /// No topic of that name or id.
+    UnknownTopic,
+    /// The topic has no partition of that index.
+    UnknownPartition,
+    /// A topic of that name exists.
+    TopicExists,
+    /// The topic's name is not allowed.
+    InvalidTopicName,
+    /// A number or combination in the request is not allowed.
+    InvalidRequest,
+    /// The record batch is malformed: lengths, counts, checksum, codec.
+    InvalidBatch,
+    /// The batch is larger than `message_bytes_max`.
+    MessageTooLarge,
+    /// The producer's sequence leaves a gap or goes back further than the broker remembers.
+    OutOfOrderSequence,
+    /// A newer epoch of the same producer is at work.
+    ProducerFenced,
+    /// The offset asked for lies outside the log.
+    OffsetOutOfRange,
+    /// The leader is new and does not know its watermark yet. Retry.
+    NotReady,
+    /// The peer or client belongs to another cluster.
+    WrongCluster,
+    /// No protocol version in common.
+    UnsupportedVersion,
+    /// The frame could not be decoded; the connection is closed.
+    MalformedFrame,
+    /// No controller can be reached at the moment. Retry.
+    NoController,
+    /// The disk of the broker is full. Not stored. Retry later.
+    StorageFull,
+    /// The disk of the broker failed.
+    StorageFailed,
+    /// The broker is overloaded or is shutting down. Not stored. Retry.
+    Unavailable,
+    /// A broken promise inside the broker; its log says more.
+    Internal,
+}
+
+impl ErrorCode {
+    /// Whether the same request can succeed later, unchanged.
+    pub fn is_retriable(self) -> bool {
+        match self {
+            ErrorCode::NotLeader
+            | ErrorCode::NoLeader
+            | ErrorCode::NotEnoughReplicas
+            | ErrorCode::CommitTimeout
+            | ErrorCode::LeaderChanged
+            | ErrorCode::NotReady
+            | ErrorCode::NoController
+            | ErrorCode::StorageFull
+            | ErrorCode::StorageFailed
+            | ErrorCode::Unavailable => true,
+            ErrorCode::UnknownTopic
+            | ErrorCode::UnknownPartition
+            | ErrorCode::TopicExists
+            | ErrorCode::InvalidTopicName
+            | ErrorCode::InvalidRequest
+            | ErrorCode::InvalidBatch
+            | ErrorCode::MessageTooLarge
+            | ErrorCode::OutOfOrderSequence
+            | ErrorCode::ProducerFenced
+            | ErrorCode::OffsetOutOfRange
+            | ErrorCode::WrongCluster
+            | ErrorCode::UnsupportedVersion
+            | ErrorCode::MalformedFrame
+            | ErrorCode::Internal => false,
+        }
+    }
+}
+
+/// An error on the wire.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct WireError {
+    /// What a program branches on.
+    pub code: ErrorCode,
+    /// What a person reads: what is wrong, where, and what to do.
+    pub message: String,
+}
+
+impl WireError {
+    /// An error of this kind, saying this.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        WireError {
+            code,
+            message: message.into(),
+        }
+    }
+}

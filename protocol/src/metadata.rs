@@ -1,0 +1,101 @@
+//! The cluster's metadata as records: brokers, topics, partitions.
+//!
+//! The controller's state is made of these records and clients are shown the same ones. How they
+//! change is decided elsewhere (the controller crate).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{
+    BrokerEpoch, BrokerId, BrokerLife, ClusterId, DirectoryId, LeaderEpoch, MetadataIndex, Offset,
+    PartitionIndex, PartitionVersion, TopicId,
+};
+
+/// A registered broker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BrokerRecord {
+    /// Its id.
+    pub id: BrokerId,
+    /// Its present (or last) life.
+    pub epoch: BrokerEpoch,
+    /// The data directory that this life runs on.
+    pub directory: DirectoryId,
+    /// `host:port` that clients connect to.
+    pub client_address: String,
+    /// `host:port` that brokers connect to.
+    pub peer_address: String,
+    /// True while the controller holds it for dead: it is granted nothing, and leaders may drop it
+    /// from their in-sync sets.
+    pub fenced: bool,
+    /// True from the start of a planned leave until the next registration.
+    pub draining: bool,
+}
+
+/// One partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionRecord {
+    /// The brokers that hold a copy, preferred leader first.
+    pub replicas: Vec<BrokerId>,
+    /// Who leads in `epoch`; none while an election is on.
+    pub leader: Option<BrokerLife>,
+    /// The leader epoch.
+    pub epoch: LeaderEpoch,
+    /// The in-sync set: the leader and every replica that counts for an acknowledgement.
+    pub in_sync: BTreeSet<BrokerId>,
+    /// Members of the in-sync set (or replicas) that may have lost what they acknowledged.
+    pub suspects: BTreeSet<BrokerId>,
+    /// Raised at each change of this record; changes are compared and set on it.
+    pub version: PartitionVersion,
+    /// How many followers must hold an entry before it is acknowledged.
+    pub sync_followers_commit: u32,
+    /// How many failures an election reckons with; at most `sync_followers_commit`.
+    pub sync_followers_elect: u32,
+    /// A leader assigns offsets below this one only.
+    pub offset_limit: Offset,
+}
+
+/// What a topic was created with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopicConfig {
+    /// Copies of each partition, the leader's included.
+    pub replicas: u32,
+    /// Followers that must hold an entry before it is acknowledged: 0 (asynchronous) to
+    /// `replicas - 1` (synchronous).
+    pub sync_followers: u32,
+}
+
+/// One topic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopicRecord {
+    /// Its identity.
+    pub id: TopicId,
+    /// Its name.
+    pub name: String,
+    /// What it was created with.
+    pub config: TopicConfig,
+    /// Its partitions; the position in the vector is the partition's index.
+    pub partitions: Vec<PartitionRecord>,
+}
+
+impl TopicRecord {
+    /// The partition of this index, if the topic has it.
+    pub fn partition(&self, index: PartitionIndex) -> Option<&PartitionRecord> {
+        self.partitions.get(index.0 as usize)
+    }
+}
+
+/// What a client is shown of the cluster: the state at one position of the metadata log.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterView {
+    /// The cluster.
+    pub cluster_id: ClusterId,
+    /// The position in the metadata log that this view shows.
+    pub index: MetadataIndex,
+    /// The broker whose controller is active, as far as the answering broker knows.
+    pub controller: Option<BrokerId>,
+    /// All registered brokers.
+    pub brokers: BTreeMap<BrokerId, BrokerRecord>,
+    /// Topics by name (all, or those that were asked for).
+    pub topics: BTreeMap<String, TopicRecord>,
+}

@@ -1,0 +1,114 @@
+//! What brokers say to each other about partitions.
+//!
+//! One connection per pair of brokers and direction: everything on it goes from the connecting
+//! broker to the accepting one, so that an append never waits behind an acknowledgement. A frame's
+//! header is one [`PeerMessage`]; an append's entries are the frame's payload.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{
+    BrokerEpoch, BrokerId, BrokerLife, ClusterId, LeaderEpoch, Offset, TopicPartition,
+};
+
+/// The version of the protocol between brokers.
+pub const PEER_PROTOCOL_VERSION: u16 = 1;
+
+/// A message from one broker to another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PeerMessage {
+    /// The first message of a connection.
+    Hello {
+        /// [`PEER_PROTOCOL_VERSION`] of the sender.
+        version: u16,
+        /// The sender's cluster.
+        cluster_id: ClusterId,
+        /// The sender.
+        from: BrokerLife,
+        /// Whom it means to talk to.
+        to: BrokerId,
+    },
+    /// About one partition.
+    Partition {
+        /// Which.
+        partition: TopicPartition,
+        /// What.
+        message: ReplicaMessage,
+    },
+}
+
+/// A message from one replica of a partition to another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReplicaMessage {
+    /// Leader to follower. The payload holds the entries that come right after `prev_end`; none
+    /// for a probe or a mere watermark.
+    Append(Append),
+    /// Follower to leader.
+    Ack(Ack),
+    /// Follower to leader: `prev_end` is unknown here or belongs to another history.
+    Mismatch(Mismatch),
+    /// Follower to leader: a higher epoch has been promised.
+    Refused(Refused),
+}
+
+/// Leader to follower.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Append {
+    /// The leader's epoch.
+    pub epoch: LeaderEpoch,
+    /// The leader, in the life that was elected.
+    pub leader: BrokerLife,
+    /// The life of the follower that this is meant for.
+    pub to: BrokerEpoch,
+    /// Epoch of the entry before these; `LeaderEpoch::NONE` at the log's beginning.
+    pub prev_epoch: LeaderEpoch,
+    /// End (exclusive) of the entry before these: the log end that they continue.
+    pub prev_end: Offset,
+    /// The leader's high watermark.
+    pub high_watermark: Offset,
+    /// The leader's log start.
+    pub log_start: Offset,
+}
+
+/// Follower to leader: how far the follower holds the leader's log. Cumulative.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ack {
+    /// The epoch of the leader that this answers.
+    pub epoch: LeaderEpoch,
+    /// The follower, in the life that holds this.
+    pub from: BrokerLife,
+    /// *n*: the epoch of the last entry of the follower's durable log.
+    pub last_epoch: LeaderEpoch,
+    /// How far the follower counts itself a holder.
+    pub durable_end: Offset,
+    /// How far it has received. At least `durable_end`.
+    pub log_end: Offset,
+}
+
+/// Follower to leader: the append does not continue the follower's log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mismatch {
+    /// The epoch of the leader that this answers.
+    pub epoch: LeaderEpoch,
+    /// The follower.
+    pub from: BrokerLife,
+    /// The `prev_end` that was refused.
+    pub prev_end: Offset,
+    /// The follower's log start.
+    pub log_start: Offset,
+    /// The follower's log end.
+    pub log_end: Offset,
+    /// The follower's history at and below the refused point, oldest first: each epoch with the
+    /// offset its entries start at. A bounded piece of it; the leader asks again further down.
+    pub history: Vec<(LeaderEpoch, Offset)>,
+}
+
+/// Follower to leader: a higher epoch has been promised.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// The epoch of the append that was refused.
+    pub epoch: LeaderEpoch,
+    /// The follower.
+    pub from: BrokerLife,
+    /// The epoch it has promised to.
+    pub promised: LeaderEpoch,
+}
