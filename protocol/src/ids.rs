@@ -64,6 +64,11 @@ number! {
     MetadataIndex(u64)
 }
 number! {
+    /// A moment: milliseconds of a monotonic clock whose start means nothing. Pure code is handed
+    /// the time as one of these; it never reads a clock.
+    Tick(u64)
+}
+number! {
     /// An idempotent producer, unique in the cluster.
     ProducerId(u64)
 }
@@ -95,6 +100,20 @@ impl LeaderEpoch {
     #[must_use]
     pub fn next(self) -> LeaderEpoch {
         LeaderEpoch(self.0 + 1)
+    }
+}
+
+impl Tick {
+    /// The moment `ms` milliseconds later.
+    #[must_use]
+    pub fn after_ms(self, ms: u64) -> Tick {
+        Tick(self.0.saturating_add(ms))
+    }
+
+    /// Milliseconds from `earlier` until this moment; 0 if `earlier` is not earlier.
+    #[must_use]
+    pub fn since_ms(self, earlier: Tick) -> u64 {
+        self.0.saturating_sub(earlier.0)
     }
 }
 

@@ -1,0 +1,294 @@
+//! What goes into the core and what comes out of it.
+//!
+//! The host's duties (the driver and whoever carries it):
+//!
+//! * Carry out the effects of one step in their order, before the next step.
+//! * Storing ([`Effect::AppendBatch`], [`Effect::AppendEntries`], [`Effect::AppendEpochStart`]) must
+//!   not fail: reserve the room before the step. If it fails all the same, the replica is dropped.
+//! * [`Effect::Truncate`] is durable, and what it discards is in quarantine, before the next effect.
+//! * After [`Effect::Flush`] comes exactly one [`Input::Flushed`] or [`Input::FlushFailed`]; until then
+//!   no further flush is asked for.
+//! * [`Effect::Push`] is answered at once with [`Input::Pushed`].
+//! * Messages may be lost, repeated, delayed and reordered; [`Input::Tick`] comes at least every
+//!   hundred milliseconds.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use baton_protocol::ids::{
+    BrokerEpoch, BrokerId, BrokerLife, LeaderEpoch, Offset, PartitionVersion,
+};
+use baton_protocol::peer::{Ack, Append, Mismatch, Refused, ReplicaMessage};
+
+use crate::producers::ProducerStamp;
+
+/// Names a producer's request until it is answered. Chosen by the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+/// A partition's metadata, with what is known of the brokers that hold it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionView {
+    /// The leader epoch.
+    pub epoch: LeaderEpoch,
+    /// The leader in that epoch; none during an election.
+    pub leader: Option<BrokerLife>,
+    /// Version of this record.
+    pub version: PartitionVersion,
+    /// The in-sync set.
+    pub in_sync: BTreeSet<BrokerId>,
+    /// Followers that must hold an entry before it is acknowledged.
+    pub sync_followers_commit: u32,
+    /// Failures that an election reckons with.
+    pub sync_followers_elect: u32,
+    /// All replicas, this one included.
+    pub replicas: BTreeMap<BrokerId, ReplicaView>,
+}
+
+/// What the metadata says of one replica's broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplicaView {
+    /// Its present life.
+    pub life: BrokerEpoch,
+    /// Held for dead by the controller.
+    pub fenced: bool,
+    /// May have lost what it acknowledged.
+    pub suspect: bool,
+}
+
+/// An entry as the core sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EntryShape {
+    /// The epoch it was appended in.
+    pub epoch: LeaderEpoch,
+    /// Offset of its first record.
+    pub base: Offset,
+    /// Offset after its last record.
+    pub end: Offset,
+    /// Its producer's mark, if it has one.
+    pub producer: Option<ProducerStamp>,
+}
+
+/// A batch that a producer wants stored, as the core sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Proposal {
+    /// Names the request.
+    pub request: RequestId,
+    /// Number of records, at least 1.
+    pub records: u32,
+    /// Its producer's mark, if it has one.
+    pub producer: Option<ProducerStamp>,
+    /// How long it may wait for its commit, in milliseconds.
+    pub timeout_ms: u32,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// Time passed.
+    Tick,
+    /// The metadata shows the partition so.
+    Metadata(PartitionView),
+    /// The controller bars all epochs below this one.
+    Fence(LeaderEpoch),
+    /// A producer wants a batch stored.
+    Propose(Proposal),
+    /// A leader's message, with the shapes of the entries it carries.
+    Append(Append, Vec<EntryShape>),
+    /// A follower's acknowledgement.
+    Ack(Ack),
+    /// A follower's answer that an append did not fit.
+    Mismatch(Mismatch),
+    /// A follower's answer that it has promised a higher epoch.
+    Refused(Refused),
+    /// The entries of an [`Effect::Push`] are on their way.
+    Pushed {
+        /// To whom.
+        to: BrokerId,
+        /// End (exclusive) of the last entry that was sent.
+        end: Offset,
+        /// Their size.
+        bytes: u64,
+    },
+    /// The log is durable up to here.
+    Flushed {
+        /// The durable end.
+        end: Offset,
+    },
+    /// A flush failed. Nothing can be believed of the log's tail any more.
+    FlushFailed,
+    /// The connection to a broker stands (again). What was sent before may be lost.
+    LinkUp(BrokerId),
+    /// The connection to a broker broke.
+    LinkDown(BrokerId),
+    /// The controller refused a set change for a reason that holds for every later copy of it too.
+    SetChangeRefused {
+        /// The version that the change was proposed against.
+        version: PartitionVersion,
+    },
+    /// Leave the office of leader to whom the metadata names next: take no more appends.
+    Resign,
+}
+
+/// Something to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Store the batch of this request.
+    AppendBatch {
+        /// Whose batch.
+        request: RequestId,
+        /// Offset of its first record.
+        base: Offset,
+        /// Its leader epoch.
+        epoch: LeaderEpoch,
+    },
+    /// Store an epoch-start entry.
+    AppendEpochStart {
+        /// Its offset.
+        base: Offset,
+        /// Its epoch.
+        epoch: LeaderEpoch,
+    },
+    /// Store the entries of the append in hand, but for the first `skip`.
+    AppendEntries {
+        /// How many are held already.
+        skip: usize,
+    },
+    /// Cut the log; put what is discarded into quarantine first.
+    Truncate {
+        /// The new end (exclusive).
+        to: Offset,
+        /// The leader epoch whose history demands it.
+        epoch: LeaderEpoch,
+    },
+    /// Make the log durable.
+    Flush,
+    /// Send entries to a follower: as many whole ones from `prev_end` on as fit, at least one.
+    Push {
+        /// To whom.
+        to: BrokerId,
+        /// The message to send them with.
+        append: Append,
+        /// Most bytes; 0 for a message without entries, which is not answered by `Pushed`.
+        bytes_max: u64,
+    },
+    /// Send a message to another replica.
+    Send {
+        /// To whom.
+        to: BrokerId,
+        /// What.
+        message: ReplicaMessage,
+    },
+    /// Answer a producer.
+    Reply {
+        /// Which request.
+        request: RequestId,
+        /// With what.
+        result: Result<Committed, Refusal>,
+    },
+    /// Readers may read up to here.
+    PublishHighWatermark(Offset),
+    /// Answer the controller's fence.
+    AnswerFence(FenceAnswer),
+    /// Ask the controller for another in-sync set.
+    ProposeInSync(SetProposal),
+    /// This replica took the lead or laid it down.
+    RoleChanged {
+        /// The epoch it leads in now, if it does.
+        leading: Option<LeaderEpoch>,
+    },
+    /// A message made no sense and was ignored. Worth a line in the log: a peer is out of order.
+    Ignored {
+        /// Who sent it.
+        from: BrokerId,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A promise was broken that nothing repairs: the replica takes no part any more.
+    Broken(Breach),
+}
+
+/// A batch is committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// Offset of its first record.
+    pub base: Offset,
+    /// The epoch it was appended in.
+    pub epoch: LeaderEpoch,
+}
+
+/// Why a batch is not acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// This replica does not lead. Not stored.
+    NotLeader,
+    /// Too few followers can be reached. Not stored.
+    NotEnoughReplicas {
+        /// Members of the in-sync set that can be reached, this one included.
+        reachable: u32,
+        /// How many are needed.
+        needed: u32,
+    },
+    /// Stored, but not committed in time: outcome unknown.
+    CommitTimeout,
+    /// Stored, but the office was lost before the commit: outcome unknown.
+    LeaderChanged,
+    /// The sequence leaves a gap or goes back too far. Not stored.
+    OutOfOrder {
+        /// The sequence that was expected.
+        expected: u32,
+    },
+    /// A newer epoch of the producer has written. Not stored.
+    ProducerFenced {
+        /// That epoch.
+        current: u16,
+    },
+    /// The log's storage failed: outcome unknown.
+    StorageFailed,
+}
+
+/// An answer to a fence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FenceAnswer {
+    /// The fence.
+    pub epoch: LeaderEpoch,
+    /// *n*: the epoch of the last entry of the durable log.
+    pub last_epoch: LeaderEpoch,
+    /// The durable end.
+    pub durable_end: Offset,
+    /// The log start.
+    pub log_start: Offset,
+    /// Who answers, in which life.
+    pub life: BrokerLife,
+}
+
+/// A set change that the leader asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetProposal {
+    /// The leader's epoch.
+    pub epoch: LeaderEpoch,
+    /// The version it was proposed against.
+    pub version: PartitionVersion,
+    /// The set that is to be.
+    pub new_set: BTreeSet<BrokerId>,
+    /// Every member that is added or cleared of suspicion, in the life that was verified.
+    pub verified: Vec<BrokerLife>,
+}
+
+/// A broken promise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Breach {
+    /// The leader's history demands to cut below what this replica knows to be committed.
+    TruncateBelowWatermark {
+        /// The cut.
+        to: Offset,
+        /// The watermark.
+        high_watermark: Offset,
+    },
+    /// Entries overlap those held in a way that no leader writes.
+    Overlap {
+        /// Where.
+        at: Offset,
+    },
+    /// A flush failed.
+    FlushFailed,
+}

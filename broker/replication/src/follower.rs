@@ -1,0 +1,223 @@
+//! What a follower does: take entries that continue its log, cut what conflicts, acknowledge what
+//! is durable.
+
+use baton_protocol::ids::{BrokerId, LeaderEpoch, Offset};
+use baton_protocol::peer::{Ack, Append, Mismatch, Refused, ReplicaMessage};
+
+use crate::event::{Breach, Effect, EntryShape};
+use crate::replica::{Replica, Role};
+use crate::rules::Rule;
+
+/// How many runs of the epoch history a mismatch carries at most.
+pub const HISTORY_RUNS_MAX: usize = 64;
+
+/// A follower's state: whom it follows.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Follower {
+    /// The leader that last appended here, with its epoch.
+    leader: Option<(BrokerId, LeaderEpoch)>,
+}
+
+impl Follower {
+    /// Whether `peer` is the leader that last appended here.
+    pub fn leader_is(&self, peer: BrokerId) -> bool {
+        self.leader.is_some_and(|(id, _)| id == peer)
+    }
+}
+
+/// What is to be done with the entries of an append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fit {
+    /// All are held already.
+    Held,
+    /// The entries from `skip` on are new; the log is first cut at `cut`, if given.
+    New { skip: usize, cut: Option<Offset> },
+    /// They overlap what is held as no leader writes it.
+    Overlap(Offset),
+}
+
+/// Whether the entries are what a leader can have written: a chain that continues `prev_end`,
+/// with epochs that do not fall. This comes from outside, so it is checked, not asserted.
+fn check_shape(append: &Append, entries: &[EntryShape]) -> Result<(), &'static str> {
+    let (mut epoch, mut end) = (append.prev_epoch, append.prev_end);
+    for entry in entries {
+        if entry.base < end || entry.end <= entry.base {
+            return Err("entries that do not follow one another");
+        }
+        if entry.epoch < epoch || entry.epoch > append.epoch || entry.epoch == LeaderEpoch::NONE {
+            return Err("an entry of an epoch that cannot be there");
+        }
+        (epoch, end) = (entry.epoch, entry.end);
+    }
+    Ok(())
+}
+
+impl Replica {
+    pub(crate) fn on_append(
+        &mut self,
+        append: Append,
+        entries: &[EntryShape],
+        out: &mut Vec<Effect>,
+    ) {
+        // Meant for an earlier life of this broker: what was known of that one may be untrue of
+        // this one.
+        if append.to != self.me.epoch {
+            return;
+        }
+        if append.epoch < self.promised && self.rules.hold(Rule::FenceRefusesLower) {
+            let refused = Refused {
+                epoch: append.epoch,
+                from: self.me,
+                promised: self.promised,
+            };
+            return self.send(append.leader.broker, ReplicaMessage::Refused(refused), out);
+        }
+        if let Err(why) = check_shape(&append, entries) {
+            return out.push(Effect::Ignored {
+                from: append.leader.broker,
+                why,
+            });
+        }
+        if append.epoch > self.promised {
+            self.promised = append.epoch;
+            self.step_down(out);
+        }
+        let Role::Follower(follower) = &mut self.role else {
+            return;
+        };
+        follower.leader = Some((append.leader.broker, append.epoch));
+        if !self.continues(&append) {
+            return self.answer_mismatch(&append, out);
+        }
+        match self.fit(append.prev_end, entries) {
+            Fit::Held => {}
+            Fit::Overlap(at) => return self.break_down(Breach::Overlap { at }, out),
+            Fit::New { skip, cut } => {
+                if let Some(to) = cut {
+                    if to < self.log.high_watermark {
+                        let breach = Breach::TruncateBelowWatermark {
+                            to,
+                            high_watermark: self.log.high_watermark,
+                        };
+                        return self.break_down(breach, out);
+                    }
+                    self.truncate(to, append.epoch, out);
+                }
+                for entry in &entries[skip..] {
+                    self.record_entry(entry);
+                }
+                out.push(Effect::AppendEntries { skip });
+            }
+        }
+        self.follow_watermark(&append, out);
+        self.flush(out);
+        if self.log.durable_end == self.log.end || !self.rules.hold(Rule::AckAfterFlush) {
+            self.acknowledge(out);
+        }
+    }
+
+    /// Whether this log holds the entry that the append continues.
+    fn continues(&self, append: &Append) -> bool {
+        let end = append.prev_end;
+        if end > self.log.end || end < self.log.start {
+            return false;
+        }
+        end == Offset::ZERO || self.log.epochs.before(end) == append.prev_epoch
+    }
+
+    /// Compares the entries with those held. Those with equal offset and epoch are equal; the
+    /// first other one decides.
+    fn fit(&self, prev_end: Offset, entries: &[EntryShape]) -> Fit {
+        if !self.rules.hold(Rule::EqualEntriesAreSkipped) {
+            let cut = (prev_end < self.log.end).then_some(prev_end);
+            return if entries.is_empty() && cut.is_none() {
+                Fit::Held
+            } else {
+                Fit::New { skip: 0, cut }
+            };
+        }
+        let mut end = prev_end;
+        for (i, entry) in entries.iter().enumerate() {
+            if end >= self.log.end {
+                return Fit::New { skip: i, cut: None };
+            }
+            let same = entry.base < self.log.end && self.log.epochs.at(entry.base) == entry.epoch;
+            if !same {
+                return Fit::New {
+                    skip: i,
+                    cut: Some(end),
+                };
+            }
+            if entry.end > self.log.end {
+                return Fit::Overlap(entry.base);
+            }
+            end = entry.end;
+        }
+        Fit::Held
+    }
+
+    fn truncate(&mut self, to: Offset, epoch: LeaderEpoch, out: &mut Vec<Effect>) {
+        out.push(Effect::Truncate { to, epoch });
+        if self.flushing {
+            self.flush_ceiling = Some(self.flush_ceiling.map_or(to, |ceiling| ceiling.min(to)));
+        }
+        self.log.end = to;
+        self.log.durable_end = self.log.durable_end.min(to);
+        self.log.epochs.truncate(to);
+        self.log.producers.truncate(to);
+    }
+
+    /// Below the leader's watermark everything is committed; but that says something of this log
+    /// only once it is a prefix of the leader's.
+    fn follow_watermark(&mut self, append: &Append, out: &mut Vec<Effect>) {
+        let prefix = self.log.epochs.last() == append.epoch;
+        if prefix || !self.rules.hold(Rule::WatermarkOnlyOncePrefix) {
+            let to = append.high_watermark.min(self.log.end);
+            self.raise_high_watermark(to, out);
+        }
+    }
+
+    /// Tells the leader how far this replica holds its log, durably.
+    pub(crate) fn acknowledge(&mut self, out: &mut Vec<Effect>) {
+        let Role::Follower(Follower {
+            leader: Some((leader, epoch)),
+        }) = self.role
+        else {
+            return;
+        };
+        // A flush may end after a fence. What it made durable was not in the answer to the fence,
+        // so the deposed leader must not count it.
+        if epoch < self.promised && self.rules.hold(Rule::FenceRefusesLower) {
+            return;
+        }
+        let durable_end = if self.rules.hold(Rule::AckAfterFlush) {
+            self.log.durable_end
+        } else {
+            self.log.end
+        };
+        let ack = Ack {
+            epoch,
+            from: self.me,
+            last_epoch: self.log.epochs.before(durable_end),
+            durable_end,
+            log_end: self.log.end,
+        };
+        self.send(leader, ReplicaMessage::Ack(ack), out);
+    }
+
+    fn answer_mismatch(&self, append: &Append, out: &mut Vec<Effect>) {
+        let mismatch = Mismatch {
+            epoch: append.epoch,
+            from: self.me,
+            prev_end: append.prev_end,
+            log_start: self.log.start,
+            log_end: self.log.end,
+            history: self.log.epochs.around(append.prev_end, HISTORY_RUNS_MAX),
+        };
+        self.send(
+            append.leader.broker,
+            ReplicaMessage::Mismatch(mismatch),
+            out,
+        );
+    }
+}

@@ -1,0 +1,546 @@
+//! What a leader does: append, push, count holders, answer producers, keep the in-sync set.
+
+use std::collections::BTreeMap;
+
+use baton_protocol::ids::{BrokerId, BrokerLife, LeaderEpoch, Offset, PartitionVersion, Tick};
+use baton_protocol::peer::{Ack, Append, Mismatch, Refused};
+
+use crate::epochs::Divergence;
+use crate::event::{Committed, Effect, EntryShape, Proposal, Refusal, RequestId};
+use crate::in_sync::{Holders, InFlight};
+use crate::pending::Pending;
+use crate::producers::Verdict;
+use crate::progress::{Progress, Sending};
+use crate::replica::{Replica, Role};
+use crate::rules::Rule;
+
+/// A probe that was not answered is repeated after `resend_timeout_ms`, doubled each time up to
+/// this many times.
+const RETRY_DOUBLINGS_MAX: u32 = 3;
+
+/// A leader's state.
+#[derive(Clone, Debug)]
+pub struct Leader {
+    /// The epoch it leads in.
+    pub epoch: LeaderEpoch,
+    /// Offset of its epoch-start entry.
+    pub epoch_start: Offset,
+    /// The other replicas.
+    pub followers: BTreeMap<BrokerId, Progress>,
+    /// A set change whose outcome is not known.
+    pub change: Option<InFlight>,
+    /// Requests that wait for their commit.
+    pub pending: Pending,
+    /// Since when too few members of the set can be reached.
+    pub short_since: Option<Tick>,
+    /// It takes no more appends: its successor is being named.
+    pub resigned: bool,
+    /// Followers with nothing else to hear are told the watermark at the next tick only, not after
+    /// every commit: a producer with one batch in flight would double the traffic.
+    pub tell_watermark: bool,
+}
+
+impl Replica {
+    /// Takes up the lead: the first entry of a reign is its epoch-start entry.
+    pub(crate) fn take_the_lead(&mut self, now: Tick, out: &mut Vec<Effect>) {
+        let epoch = self.view.epoch;
+        let base = self.log.end;
+        let followers = self
+            .view
+            .replicas
+            .iter()
+            .filter(|(id, _)| **id != self.me.broker)
+            .map(|(id, replica)| {
+                let linked = self.links.contains(id);
+                (*id, Progress::new(replica.life, linked, base, now))
+            })
+            .collect();
+        self.led = epoch;
+        self.role = Role::Leader(Box::new(Leader {
+            epoch,
+            epoch_start: base,
+            followers,
+            change: None,
+            pending: Pending::default(),
+            short_since: None,
+            resigned: false,
+            tell_watermark: false,
+        }));
+        out.push(Effect::RoleChanged {
+            leading: Some(epoch),
+        });
+        self.record_entry(&EntryShape {
+            epoch,
+            base,
+            end: base.plus(1),
+            producer: None,
+        });
+        out.push(Effect::AppendEpochStart { base, epoch });
+        self.lead_on(now, out);
+    }
+
+    /// Does what the present state calls for: flush, commit, answer, push, keep the set. Called
+    /// after everything that a leader hears.
+    pub(crate) fn lead_on(&mut self, now: Tick, out: &mut Vec<Effect>) {
+        self.flush(out);
+        self.commit(out);
+        let log_end = self.log.end;
+        if let Role::Leader(leader) = &mut self.role {
+            leader.pending.release(self.log.high_watermark, out);
+            leader.pending.expire(now, out);
+            for follower in leader.followers.values_mut() {
+                follower.measure_lag(log_end, now);
+            }
+        }
+        self.ask_again(now);
+        self.push_all(now, out);
+        self.watch_reach(now);
+        self.keep_set(now, out);
+        if let Role::Leader(leader) = &mut self.role {
+            leader.tell_watermark = false;
+        }
+    }
+
+    fn holders(&self) -> Option<Holders<'_>> {
+        match &self.role {
+            Role::Leader(leader) => Some(Holders {
+                me: self.me.broker,
+                log: &self.log,
+                view: &self.view,
+                leader,
+                rules: self.rules,
+            }),
+            Role::Follower(_) | Role::Broken => None,
+        }
+    }
+
+    fn commit(&mut self, out: &mut Vec<Effect>) {
+        if let Some(end) = self.holders().map(|holders| holders.committed_end()) {
+            self.raise_high_watermark(end, out);
+        }
+    }
+
+    pub(crate) fn on_propose(&mut self, now: Tick, proposal: Proposal, out: &mut Vec<Effect>) {
+        let request = proposal.request;
+        if let Err(refusal) = self.may_append(now) {
+            return refuse(request, refusal, out);
+        }
+        if let Some(stamp) = &proposal.producer
+            && self.rules.hold(Rule::DedupeSurvivesFailover)
+        {
+            match self.log.producers.judge(stamp) {
+                Verdict::Fresh => {}
+                Verdict::Duplicate(first) => {
+                    let committed = Committed {
+                        base: first.base,
+                        epoch: first.leader_epoch,
+                    };
+                    return self.await_commit(now, &proposal, first.end, committed, out);
+                }
+                Verdict::OutOfOrder { expected } => {
+                    return refuse(request, Refusal::OutOfOrder { expected }, out);
+                }
+                Verdict::Fenced { current } => {
+                    return refuse(request, Refusal::ProducerFenced { current }, out);
+                }
+            }
+        }
+        let Role::Leader(leader) = &self.role else {
+            return;
+        };
+        let epoch = leader.epoch;
+        let base = self.log.end;
+        let end = base.plus(u64::from(proposal.records));
+        self.record_entry(&EntryShape {
+            epoch,
+            base,
+            end,
+            producer: proposal.producer,
+        });
+        out.push(Effect::AppendBatch {
+            request,
+            base,
+            epoch,
+        });
+        self.await_commit(now, &proposal, end, Committed { base, epoch }, out);
+    }
+
+    fn await_commit(
+        &mut self,
+        now: Tick,
+        proposal: &Proposal,
+        end: Offset,
+        committed: Committed,
+        out: &mut Vec<Effect>,
+    ) {
+        if let Role::Leader(leader) = &mut self.role {
+            let deadline = now.after_ms(u64::from(proposal.timeout_ms));
+            leader
+                .pending
+                .push(proposal.request, end, committed, deadline);
+        }
+        self.lead_on(now, out);
+    }
+
+    /// Whether a batch may enter the log now. It may not where too many followers have been out
+    /// of reach for too long: then it is refused while it is certain that it is not stored. A host
+    /// may ask before it reserves room.
+    pub fn may_append(&self, now: Tick) -> Result<(), Refusal> {
+        let Role::Leader(leader) = &self.role else {
+            return Err(Refusal::NotLeader);
+        };
+        if leader.resigned {
+            return Err(Refusal::NotLeader);
+        }
+        match leader.short_since {
+            Some(since) if now.since_ms(since) >= self.config.append_wait_ms => {
+                Err(Refusal::NotEnoughReplicas {
+                    reachable: self.reachable(leader),
+                    needed: self.view.sync_followers_commit + 1,
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Members of the set that answer, or at least can be written to.
+    fn reachable(&self, leader: &Leader) -> u32 {
+        let others = self.view.in_sync.iter().filter(|member| {
+            leader
+                .followers
+                .get(member)
+                .is_some_and(|follower| follower.linked && follower.retries == 0)
+        });
+        1 + others.count() as u32
+    }
+
+    fn watch_reach(&mut self, now: Tick) {
+        let Role::Leader(leader) = &self.role else {
+            return;
+        };
+        let short = self.reachable(leader) < self.view.sync_followers_commit + 1;
+        if let Role::Leader(leader) = &mut self.role {
+            leader.short_since = match (short, leader.short_since) {
+                (true, None) => Some(now),
+                (true, since) => since,
+                (false, _) => None,
+            };
+        }
+    }
+
+    /// A follower that owes an answer for too long is asked where it stands.
+    fn ask_again(&mut self, now: Tick) {
+        let log_end = self.log.end;
+        let resend_ms = self.config.resend_timeout_ms;
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        for follower in leader.followers.values_mut() {
+            let patience = resend_ms << follower.retries.min(RETRY_DOUBLINGS_MAX);
+            let overdue = follower
+                .silent_since
+                .is_some_and(|since| now.since_ms(since) >= patience);
+            if overdue {
+                let from = match follower.sending {
+                    Sending::Probe { .. } => follower.cursor,
+                    Sending::Stream => follower.restart_point(log_end),
+                };
+                follower.probe(from);
+                follower.retries += 1;
+            }
+        }
+    }
+
+    fn push_all(&mut self, now: Tick, out: &mut Vec<Effect>) {
+        let Role::Leader(leader) = &self.role else {
+            return;
+        };
+        let ids: Vec<BrokerId> = leader.followers.keys().copied().collect();
+        for id in ids {
+            self.push(now, id, out);
+        }
+    }
+
+    /// Sends a follower what it lacks, as far as the window allows. One push is in hand at a time:
+    /// the next one follows when the host has said how far this one went.
+    fn push(&mut self, now: Tick, to: BrokerId, out: &mut Vec<Effect>) {
+        let log_end = self.log.end;
+        let high_watermark = self.log.high_watermark;
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        let Some(follower) = leader.followers.get_mut(&to) else {
+            return;
+        };
+        if !follower.linked || follower.pushing {
+            return;
+        }
+        let bytes_max = match follower.sending {
+            Sending::Probe { asked: true } => return,
+            Sending::Probe { asked: false } => {
+                follower.sending = Sending::Probe { asked: true };
+                follower.silent_since = Some(now);
+                0
+            }
+            Sending::Stream => {
+                let behind = follower.cursor < log_end;
+                let room = follower.in_flight_bytes() < self.config.window_bytes;
+                let news = leader.tell_watermark && follower.told_high_watermark < high_watermark;
+                if behind && room {
+                    follower.pushing = true;
+                    self.config.append_bytes_max
+                } else if news && !behind && follower.in_flight_bytes() == 0 {
+                    follower.silent_since.get_or_insert(now);
+                    0
+                } else {
+                    return;
+                }
+            }
+        };
+        follower.told_high_watermark = high_watermark;
+        let append = Append {
+            epoch: leader.epoch,
+            leader: self.me,
+            to: follower.life,
+            prev_epoch: self.log.epochs.before(follower.cursor),
+            prev_end: follower.cursor,
+            high_watermark,
+            log_start: self.log.start,
+        };
+        out.push(Effect::Push {
+            to,
+            append,
+            bytes_max,
+        });
+    }
+
+    pub(crate) fn on_pushed(
+        &mut self,
+        now: Tick,
+        to: BrokerId,
+        end: Offset,
+        bytes: u64,
+        out: &mut Vec<Effect>,
+    ) {
+        if let Role::Leader(leader) = &mut self.role
+            && let Some(follower) = leader.followers.get_mut(&to)
+            && follower.pushing
+        {
+            assert!(end > follower.cursor && end <= self.log.end);
+            follower.sent(end, bytes, now);
+            self.push(now, to, out);
+        }
+    }
+
+    /// The follower this message is from, if it counts: in this epoch, and in the life that is
+    /// known, or a later one.
+    fn hear(&mut self, now: Tick, epoch: LeaderEpoch, from: BrokerLife) -> Option<&mut Progress> {
+        let log_end = self.log.end;
+        let bound = self.rules.hold(Rule::AckBoundToLife);
+        let Role::Leader(leader) = &mut self.role else {
+            return None;
+        };
+        if epoch != leader.epoch {
+            return None;
+        }
+        let follower = leader.followers.get_mut(&from.broker)?;
+        if bound && from.epoch < follower.life {
+            return None;
+        }
+        if from.epoch > follower.life {
+            follower.reborn(from.epoch, log_end, now);
+        }
+        Some(follower)
+    }
+
+    pub(crate) fn on_ack(&mut self, now: Tick, ack: Ack, out: &mut Vec<Effect>) {
+        let log_end = self.log.end;
+        let Some(follower) = self.hear(now, ack.epoch, ack.from) else {
+            return;
+        };
+        let prefix = ack.last_epoch == ack.epoch;
+        if prefix && ack.durable_end > log_end {
+            // It claims more of this epoch than was ever written: not a peer of ours.
+            return;
+        }
+        follower.acknowledged(ack.last_epoch, ack.epoch, ack.durable_end);
+        follower.received(ack.log_end, now);
+        if matches!(follower.sending, Sending::Probe { .. }) {
+            if prefix {
+                follower.cursor = follower.cursor.max(follower.matched);
+            }
+            follower.sending = Sending::Stream;
+            follower.silent_since = None;
+        }
+        self.lead_on(now, out);
+    }
+
+    pub(crate) fn on_mismatch(&mut self, now: Tick, mismatch: Mismatch, out: &mut Vec<Effect>) {
+        let (log_start, log_end) = (self.log.start, self.log.end);
+        let point = match self.log.epochs.diverges_from(
+            log_end,
+            &mismatch.history,
+            mismatch.log_end.min(mismatch.prev_end),
+        ) {
+            Divergence::At(end) => end,
+            Divergence::Below(end) => end.min(log_end),
+        };
+        let Some(follower) = self.hear(now, mismatch.epoch, mismatch.from) else {
+            return;
+        };
+        if mismatch.prev_end != follower.cursor && matches!(follower.sending, Sending::Probe { .. })
+        {
+            // An answer to a message that was sent before the one that is asked now.
+            return;
+        }
+        follower.probe(point.max(log_start).max(follower.matched));
+        follower.retries = 0;
+        self.lead_on(now, out);
+    }
+
+    /// A higher epoch was promised somewhere: this reign is over, but the metadata will say so.
+    /// Until then the follower simply does not count.
+    pub(crate) fn on_refused(&mut self, now: Tick, refused: Refused, out: &mut Vec<Effect>) {
+        if let Some(follower) = self.hear(now, refused.epoch, refused.from) {
+            follower.silent_since = Some(now);
+        }
+        self.lead_on(now, out);
+    }
+
+    pub(crate) fn on_link_up_as_leader(
+        &mut self,
+        now: Tick,
+        peer: BrokerId,
+        out: &mut Vec<Effect>,
+    ) {
+        let log_end = self.log.end;
+        if let Role::Leader(leader) = &mut self.role
+            && let Some(follower) = leader.followers.get_mut(&peer)
+        {
+            follower.linked = true;
+            follower.retries = 0;
+            follower.probe(follower.restart_point(log_end));
+            self.lead_on(now, out);
+        }
+    }
+
+    pub(crate) fn on_link_down_as_leader(&mut self, peer: BrokerId) {
+        let log_end = self.log.end;
+        if let Role::Leader(leader) = &mut self.role
+            && let Some(follower) = leader.followers.get_mut(&peer)
+        {
+            follower.linked = false;
+            follower.probe(follower.restart_point(log_end));
+        }
+    }
+
+    /// The metadata changed under a leader that stays in office.
+    pub(crate) fn on_view_as_leader(&mut self, now: Tick, out: &mut Vec<Effect>) {
+        let log_end = self.log.end;
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        leader
+            .followers
+            .retain(|id, _| self.view.replicas.contains_key(id));
+        for (id, replica) in &self.view.replicas {
+            if *id == self.me.broker {
+                continue;
+            }
+            let linked = self.links.contains(id);
+            let follower = leader
+                .followers
+                .entry(*id)
+                .or_insert_with(|| Progress::new(replica.life, linked, log_end, now));
+            if replica.life > follower.life {
+                follower.reborn(replica.life, log_end, now);
+            }
+        }
+        if leader
+            .change
+            .as_ref()
+            .is_some_and(|change| self.view.version > change.proposal.version)
+        {
+            leader.change = None;
+        }
+        self.lead_on(now, out);
+    }
+
+    fn keep_set(&mut self, now: Tick, out: &mut Vec<Effect>) {
+        let config = self.config;
+        let timeout_holds = self.rules.hold(Rule::TimeoutIsNotRejection);
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        if let Some(change) = &mut leader.change {
+            if now.since_ms(change.sent_at) < config.change_retry_ms {
+                return;
+            }
+            if timeout_holds {
+                change.sent_at = now;
+                out.push(Effect::ProposeInSync(change.proposal.clone()));
+                return;
+            }
+            leader.change = None;
+        }
+        if leader.resigned {
+            return;
+        }
+        let Some(proposal) = self
+            .holders()
+            .and_then(|holders| holders.wanted_change(&config, now))
+        else {
+            return;
+        };
+        let removed: Vec<BrokerId> = self
+            .view
+            .in_sync
+            .difference(&proposal.new_set)
+            .copied()
+            .collect();
+        if let Role::Leader(leader) = &mut self.role {
+            for id in removed {
+                if let Some(follower) = leader.followers.get_mut(&id) {
+                    follower.removed_at = Some(now);
+                }
+            }
+            out.push(Effect::ProposeInSync(proposal.clone()));
+            leader.change = Some(InFlight {
+                proposal,
+                sent_at: now,
+            });
+        }
+    }
+
+    pub(crate) fn on_change_refused(
+        &mut self,
+        now: Tick,
+        version: PartitionVersion,
+        out: &mut Vec<Effect>,
+    ) {
+        if let Role::Leader(leader) = &mut self.role {
+            if leader
+                .change
+                .as_ref()
+                .is_some_and(|change| change.proposal.version == version)
+            {
+                leader.change = None;
+            }
+            self.lead_on(now, out);
+        }
+    }
+
+    /// Takes no more appends, so that a successor can catch up to the log's very end.
+    pub(crate) fn resign(&mut self) {
+        if let Role::Leader(leader) = &mut self.role {
+            leader.resigned = true;
+        }
+    }
+}
+
+fn refuse(request: RequestId, refusal: Refusal, out: &mut Vec<Effect>) {
+    out.push(Effect::Reply {
+        request,
+        result: Err(refusal),
+    });
+}

@@ -1,0 +1,204 @@
+//! What the log knows of its idempotent producers: the last batches of each, by sequence.
+//!
+//! The table is log state: it follows from the entries alone, on every replica alike, and is cut
+//! with them. It keeps every batch above the high watermark (these may still be cut) and the
+//! newest [`REMEMBERED_BATCHES`] of each producer below it, so that after any legal truncation the
+//! table is what it would be had the discarded entries never come.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use baton_protocol::ids::{LeaderEpoch, Offset, ProducerId};
+use serde::{Deserialize, Serialize};
+
+/// How many committed batches of each producer are remembered; the number of batches a producer
+/// may have in flight on a partition (Kafka's, for the same reason: KAFKA-5494).
+pub const REMEMBERED_BATCHES: usize = 5;
+
+/// Sequences count records and wrap after `i32::MAX`, as in Kafka.
+const SEQUENCES: u64 = 1 << 31;
+
+/// A batch's mark of its producer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProducerStamp {
+    /// The producer.
+    pub id: ProducerId,
+    /// Its epoch; a higher one shuts out the lower ones.
+    pub epoch: u16,
+    /// Sequence of the batch's first record, 0 to `i32::MAX`.
+    pub sequence: u32,
+    /// Number of records.
+    pub records: u32,
+}
+
+impl ProducerStamp {
+    /// The sequence that the producer's next batch must carry.
+    pub fn next_sequence(&self) -> u32 {
+        ((u64::from(self.sequence) + u64::from(self.records)) % SEQUENCES) as u32
+    }
+}
+
+/// A batch that is remembered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RememberedBatch {
+    /// Its mark.
+    pub stamp: ProducerStamp,
+    /// Offset of its first record.
+    pub base: Offset,
+    /// Offset after its last record.
+    pub end: Offset,
+    /// The epoch it was appended in.
+    pub leader_epoch: LeaderEpoch,
+}
+
+/// What is to be done with a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is the producer's next one.
+    Fresh,
+    /// It is in the log already.
+    Duplicate(RememberedBatch),
+    /// It leaves a gap, or is older than what is remembered.
+    OutOfOrder {
+        /// The sequence that was expected.
+        expected: u32,
+    },
+    /// A newer epoch of the producer has written.
+    Fenced {
+        /// That epoch.
+        current: u16,
+    },
+}
+
+/// The producers of one partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProducerTable {
+    producers: BTreeMap<ProducerId, VecDeque<RememberedBatch>>,
+}
+
+impl ProducerTable {
+    /// Judges a batch that a producer sent.
+    pub fn judge(&self, stamp: &ProducerStamp) -> Verdict {
+        let Some(batches) = self.producers.get(&stamp.id) else {
+            return first_of_its_epoch(stamp);
+        };
+        let Some(last) = batches.back() else {
+            return first_of_its_epoch(stamp);
+        };
+        if stamp.epoch < last.stamp.epoch {
+            return Verdict::Fenced {
+                current: last.stamp.epoch,
+            };
+        }
+        if stamp.epoch > last.stamp.epoch {
+            return first_of_its_epoch(stamp);
+        }
+        if let Some(same) = batches.iter().find(|batch| batch.stamp == *stamp) {
+            return Verdict::Duplicate(same.clone());
+        }
+        let expected = last.stamp.next_sequence();
+        if stamp.sequence == expected {
+            Verdict::Fresh
+        } else {
+            Verdict::OutOfOrder { expected }
+        }
+    }
+
+    /// Records a batch that was appended. `committed_end` is the high watermark: batches below it
+    /// can no longer be cut, and the oldest of them are forgotten.
+    pub fn append(&mut self, batch: RememberedBatch, committed_end: Offset) {
+        let batches = self.producers.entry(batch.stamp.id).or_default();
+        batches.push_back(batch);
+        let committed = batches.iter().filter(|b| b.end <= committed_end).count();
+        for _ in REMEMBERED_BATCHES..committed {
+            batches.pop_front();
+        }
+    }
+
+    /// Forgets the batches at and above `end`.
+    pub fn truncate(&mut self, end: Offset) {
+        for batches in self.producers.values_mut() {
+            while batches.back().is_some_and(|batch| batch.end > end) {
+                batches.pop_back();
+            }
+        }
+        self.producers.retain(|_, batches| !batches.is_empty());
+    }
+
+    /// How many producers are known.
+    pub fn len(&self) -> usize {
+        self.producers.len()
+    }
+
+    /// Whether no producer is known.
+    pub fn is_empty(&self) -> bool {
+        self.producers.is_empty()
+    }
+}
+
+fn first_of_its_epoch(stamp: &ProducerStamp) -> Verdict {
+    if stamp.sequence == 0 {
+        Verdict::Fresh
+    } else {
+        Verdict::OutOfOrder { expected: 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stamp(sequence: u32, records: u32) -> ProducerStamp {
+        ProducerStamp {
+            id: ProducerId(7),
+            epoch: 0,
+            sequence,
+            records,
+        }
+    }
+
+    fn batch(sequence: u32, records: u32, base: u64) -> RememberedBatch {
+        RememberedBatch {
+            stamp: stamp(sequence, records),
+            base: Offset(base),
+            end: Offset(base + u64::from(records)),
+            leader_epoch: LeaderEpoch(1),
+        }
+    }
+
+    #[test]
+    fn a_repeated_batch_is_found_and_a_gap_refused() {
+        let mut table = ProducerTable::default();
+        assert_eq!(table.judge(&stamp(0, 3)), Verdict::Fresh);
+        table.append(batch(0, 3, 10), Offset(0));
+        assert_eq!(
+            table.judge(&stamp(0, 3)),
+            Verdict::Duplicate(batch(0, 3, 10))
+        );
+        assert_eq!(table.judge(&stamp(3, 1)), Verdict::Fresh);
+        assert_eq!(
+            table.judge(&stamp(4, 1)),
+            Verdict::OutOfOrder { expected: 3 }
+        );
+    }
+
+    #[test]
+    fn truncation_brings_back_the_state_before_the_discarded_batches() {
+        let mut table = ProducerTable::default();
+        for i in 0..8u32 {
+            table.append(batch(i, 1, u64::from(i)), Offset(2));
+        }
+        table.truncate(Offset(2));
+        assert_eq!(table.judge(&stamp(2, 1)), Verdict::Fresh);
+        assert_eq!(
+            table.judge(&stamp(1, 1)),
+            Verdict::Duplicate(batch(1, 1, 1))
+        );
+    }
+
+    #[test]
+    fn a_sequence_wraps_after_the_greatest_one() {
+        let mut table = ProducerTable::default();
+        table.append(batch(i32::MAX as u32 - 1, 2, 0), Offset(0));
+        assert_eq!(table.judge(&stamp(0, 1)), Verdict::Fresh);
+    }
+}

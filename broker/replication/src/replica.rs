@@ -1,0 +1,391 @@
+//! One replica of one partition: its log's shape, what it has promised, and its role.
+//!
+//! [`Replica::step`] is the one door. What a leader does stands in `leader.rs`, what a follower
+//! does in `follower.rs`; here is what both share: metadata, fences, flushes.
+
+use baton_protocol::ids::{BrokerId, BrokerLife, LeaderEpoch, Offset, Tick};
+use baton_protocol::peer::ReplicaMessage;
+
+use crate::epochs::EpochHistory;
+use crate::event::{Breach, Effect, FenceAnswer, Input, PartitionView, Refusal};
+use crate::follower::Follower;
+use crate::leader::Leader;
+use crate::producers::{ProducerTable, RememberedBatch};
+use crate::rules::{Rule, Rules};
+
+/// What a host may tune.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// Most bytes on their way to one follower, unacknowledged.
+    pub window_bytes: u64,
+    /// Most bytes of entries in one append (one entry may be larger).
+    pub append_bytes_max: u64,
+    /// How long too few followers may be reachable before appends are refused, in milliseconds.
+    pub append_wait_ms: u64,
+    /// How long an answer may be due before the follower is asked again, in milliseconds.
+    pub resend_timeout_ms: u64,
+    /// How far a follower may lie behind, in time, before it leaves the in-sync set, in
+    /// milliseconds.
+    pub in_sync_lag_ms: u64,
+    /// How long a follower stays outside after this leader took it out, in milliseconds.
+    pub in_sync_return_ms: u64,
+    /// How long a set change may be without outcome before it is asked for again, in milliseconds.
+    pub change_retry_ms: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            window_bytes: 8 << 20,
+            append_bytes_max: 1 << 20,
+            append_wait_ms: 1_000,
+            resend_timeout_ms: 500,
+            in_sync_lag_ms: 3_000,
+            in_sync_return_ms: 300,
+            change_retry_ms: 500,
+        }
+    }
+}
+
+/// The log as the core sees it: offsets, no bytes.
+#[derive(Clone, Debug, Default)]
+pub struct LogShape {
+    /// First offset.
+    pub start: Offset,
+    /// The offset that the next entry gets.
+    pub end: Offset,
+    /// How far it is durable.
+    pub durable_end: Offset,
+    /// First offset not known to be committed.
+    pub high_watermark: Offset,
+    /// Which epoch wrote what.
+    pub epochs: EpochHistory,
+    /// What is known of its producers.
+    pub producers: ProducerTable,
+}
+
+impl LogShape {
+    /// *n*: the epoch of the last entry of the durable log.
+    pub fn durable_epoch(&self) -> LeaderEpoch {
+        self.epochs.before(self.durable_end)
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Role {
+    Follower(Follower),
+    Leader(Box<Leader>),
+    /// A promise was broken: it answers nothing any more.
+    Broken,
+}
+
+/// One replica of one partition.
+#[derive(Clone, Debug)]
+pub struct Replica {
+    pub(crate) me: BrokerLife,
+    pub(crate) config: Config,
+    pub(crate) rules: Rules,
+    pub(crate) log: LogShape,
+    pub(crate) view: PartitionView,
+    pub(crate) promised: LeaderEpoch,
+    /// The last epoch this replica led in: an office once laid down is not resumed.
+    pub(crate) led: LeaderEpoch,
+    pub(crate) flushing: bool,
+    /// A cut was made while a flush was on: of what that flush claims, only what lies below the cut
+    /// is what is in the log now.
+    pub(crate) flush_ceiling: Option<Offset>,
+    pub(crate) links: std::collections::BTreeSet<BrokerId>,
+    pub(crate) role: Role,
+}
+
+impl Replica {
+    /// A replica as its process starts: with the log that was found, in a life that the controller
+    /// has registered, and with metadata at or after that registration. So what earlier lives
+    /// promised is known without a file: no fence before the registration can be missed.
+    ///
+    /// `links` are the brokers to whom a connection stands. Feed the metadata's view once more as
+    /// [`Input::Metadata`] to take up the lead, should it name this life.
+    pub fn new(
+        me: BrokerLife,
+        config: Config,
+        rules: Rules,
+        log: LogShape,
+        view: PartitionView,
+        links: impl IntoIterator<Item = BrokerId>,
+    ) -> Self {
+        assert!(log.start <= log.end && log.durable_end <= log.end);
+        Replica {
+            me,
+            config,
+            rules,
+            promised: view.epoch,
+            log,
+            view,
+            led: LeaderEpoch::NONE,
+            flushing: false,
+            flush_ceiling: None,
+            links: links.into_iter().collect(),
+            role: Role::Follower(Follower::default()),
+        }
+    }
+
+    /// Takes one input and appends what is to be done to `out`.
+    pub fn step(&mut self, now: Tick, input: Input, out: &mut Vec<Effect>) {
+        if matches!(self.role, Role::Broken) {
+            return self.step_broken(input, out);
+        }
+        match input {
+            Input::Tick => self.on_tick(now, out),
+            Input::Metadata(view) => self.on_metadata(now, view, out),
+            Input::Fence(epoch) => self.on_fence(epoch, out),
+            Input::Propose(proposal) => self.on_propose(now, proposal, out),
+            Input::Append(append, entries) => self.on_append(append, &entries, out),
+            Input::Ack(ack) => self.on_ack(now, ack, out),
+            Input::Mismatch(mismatch) => self.on_mismatch(now, mismatch, out),
+            Input::Refused(refused) => self.on_refused(now, refused, out),
+            Input::Pushed { to, end, bytes } => self.on_pushed(now, to, end, bytes, out),
+            Input::Flushed { end } => self.on_flushed(now, end, out),
+            Input::FlushFailed => self.break_down(Breach::FlushFailed, out),
+            Input::LinkUp(peer) => self.on_link_up(now, peer, out),
+            Input::LinkDown(peer) => self.on_link_down(peer),
+            Input::SetChangeRefused { version } => self.on_change_refused(now, version, out),
+            Input::Resign => self.resign(),
+        }
+        if cfg!(debug_assertions) {
+            self.verify();
+        }
+    }
+
+    /// A broken replica answers producers, and nobody else: not even a fence, since its log can
+    /// not be voted with.
+    fn step_broken(&mut self, input: Input, out: &mut Vec<Effect>) {
+        if let Input::Propose(proposal) = input {
+            out.push(Effect::Reply {
+                request: proposal.request,
+                result: Err(Refusal::NotLeader),
+            });
+        }
+    }
+
+    fn on_tick(&mut self, now: Tick, out: &mut Vec<Effect>) {
+        if let Role::Leader(leader) = &mut self.role {
+            leader.tell_watermark = true;
+            self.lead_on(now, out);
+        }
+    }
+
+    fn on_metadata(&mut self, now: Tick, view: PartitionView, out: &mut Vec<Effect>) {
+        let known = (self.view.epoch, self.view.version);
+        if (view.epoch, view.version) < known {
+            return;
+        }
+        self.promised = self.promised.max(view.epoch);
+        self.view = view;
+        if let Role::Leader(leader) = &self.role
+            && leader.epoch < self.view.epoch
+        {
+            self.step_down(out);
+        }
+        match self.role {
+            Role::Leader(_) => self.on_view_as_leader(now, out),
+            Role::Follower(_) if self.is_granted() => self.take_the_lead(now, out),
+            Role::Follower(_) | Role::Broken => {}
+        }
+    }
+
+    /// Whether the metadata names this life as leader, in an epoch that it may still take up.
+    fn is_granted(&self) -> bool {
+        let named = self.view.leader.is_some_and(|leader| {
+            leader.broker == self.me.broker
+                && (leader.epoch == self.me.epoch || !self.rules.hold(Rule::GrantBoundToLife))
+        });
+        named && self.view.epoch == self.promised && self.led < self.view.epoch
+    }
+
+    fn on_fence(&mut self, epoch: LeaderEpoch, out: &mut Vec<Effect>) {
+        if epoch < self.promised {
+            return;
+        }
+        if self.rules.hold(Rule::FenceRefusesLower) {
+            self.promised = epoch;
+            let deposed = matches!(&self.role, Role::Leader(leader) if leader.epoch < epoch);
+            if deposed {
+                self.step_down(out);
+            }
+        }
+        out.push(Effect::AnswerFence(FenceAnswer {
+            epoch,
+            last_epoch: self.log.durable_epoch(),
+            durable_end: self.log.durable_end,
+            log_start: self.log.start,
+            life: self.me,
+        }));
+    }
+
+    /// Lays the lead down. What waits is answered as unknown: it is in the log, and the next
+    /// leader may commit it.
+    pub(crate) fn step_down(&mut self, out: &mut Vec<Effect>) {
+        if let Role::Leader(leader) = &mut self.role {
+            leader.pending.refuse_all(Refusal::LeaderChanged, out);
+            self.role = Role::Follower(Follower::default());
+            out.push(Effect::RoleChanged { leading: None });
+        }
+    }
+
+    /// Takes no part any more.
+    pub(crate) fn break_down(&mut self, breach: Breach, out: &mut Vec<Effect>) {
+        if let Role::Leader(leader) = &mut self.role {
+            leader.pending.refuse_all(Refusal::StorageFailed, out);
+            out.push(Effect::RoleChanged { leading: None });
+        }
+        self.role = Role::Broken;
+        out.push(Effect::Broken(breach));
+    }
+
+    /// Asks for a flush, unless one is on or there is nothing to flush.
+    pub(crate) fn flush(&mut self, out: &mut Vec<Effect>) {
+        if !self.flushing && self.log.durable_end < self.log.end {
+            self.flushing = true;
+            out.push(Effect::Flush);
+        }
+    }
+
+    fn on_flushed(&mut self, now: Tick, end: Offset, out: &mut Vec<Effect>) {
+        self.flushing = false;
+        let end = end.min(self.flush_ceiling.take().unwrap_or(end));
+        self.log.durable_end = self.log.durable_end.max(end.min(self.log.end));
+        self.flush(out);
+        match &self.role {
+            Role::Leader(_) => self.lead_on(now, out),
+            Role::Follower(_) => self.acknowledge(out),
+            Role::Broken => {}
+        }
+    }
+
+    fn on_link_up(&mut self, now: Tick, peer: BrokerId, out: &mut Vec<Effect>) {
+        self.links.insert(peer);
+        match &self.role {
+            Role::Leader(_) => self.on_link_up_as_leader(now, peer, out),
+            // The acknowledgement that was lost with the old connection is not sent again by
+            // itself.
+            Role::Follower(follower) if follower.leader_is(peer) => self.acknowledge(out),
+            Role::Follower(_) | Role::Broken => {}
+        }
+    }
+
+    fn on_link_down(&mut self, peer: BrokerId) {
+        self.links.remove(&peer);
+        self.on_link_down_as_leader(peer);
+    }
+
+    /// Moves the watermark up.
+    pub(crate) fn raise_high_watermark(&mut self, to: Offset, out: &mut Vec<Effect>) {
+        if to > self.log.high_watermark {
+            self.log.high_watermark = to;
+            out.push(Effect::PublishHighWatermark(to));
+        }
+    }
+
+    /// Accounts for an entry that is being stored.
+    pub(crate) fn record_entry(&mut self, entry: &crate::event::EntryShape) {
+        self.log.epochs.append(entry.epoch, entry.base);
+        self.log.end = entry.end;
+        if let Some(stamp) = entry.producer {
+            self.log.producers.append(
+                RememberedBatch {
+                    stamp,
+                    base: entry.base,
+                    end: entry.end,
+                    leader_epoch: entry.epoch,
+                },
+                self.log.high_watermark,
+            );
+        }
+    }
+
+    pub(crate) fn send(&self, to: BrokerId, message: ReplicaMessage, out: &mut Vec<Effect>) {
+        out.push(Effect::Send { to, message });
+    }
+
+    /// The log's shape.
+    pub fn log(&self) -> &LogShape {
+        &self.log
+    }
+
+    /// The metadata this replica goes by.
+    pub fn view(&self) -> &PartitionView {
+        &self.view
+    }
+
+    /// This replica's broker, in this life.
+    pub fn me(&self) -> BrokerLife {
+        self.me
+    }
+
+    /// The highest epoch promised: lower ones are refused.
+    pub fn promised(&self) -> LeaderEpoch {
+        self.promised
+    }
+
+    /// The epoch it leads in, if it does.
+    pub fn leading(&self) -> Option<LeaderEpoch> {
+        match &self.role {
+            Role::Leader(leader) => Some(leader.epoch),
+            Role::Follower(_) | Role::Broken => None,
+        }
+    }
+
+    /// Whether a promise was broken.
+    pub fn is_broken(&self) -> bool {
+        matches!(self.role, Role::Broken)
+    }
+
+    /// Whether it leads and its watermark has passed the start of its epoch, so that the watermark
+    /// covers all that was ever acknowledged.
+    pub fn is_ready(&self) -> bool {
+        matches!(&self.role, Role::Leader(leader) if self.log.high_watermark > leader.epoch_start)
+    }
+
+    /// How far each follower has acknowledged, if this replica leads.
+    pub fn acknowledged(&self) -> Vec<(BrokerId, Offset)> {
+        match &self.role {
+            Role::Leader(leader) => leader
+                .followers
+                .iter()
+                .map(|(id, follower)| (*id, follower.matched))
+                .chain([(self.me.broker, self.log.durable_end)])
+                .collect(),
+            Role::Follower(_) | Role::Broken => Vec::new(),
+        }
+    }
+
+    /// Checks what must always hold. Panics where it does not: it would be our own mistake.
+    pub fn verify(&self) {
+        let log = &self.log;
+        assert!(log.start <= log.end, "log start beyond its end");
+        assert!(log.durable_end <= log.end, "durable beyond the end");
+        assert!(log.high_watermark <= log.end, "watermark beyond the end");
+        assert!(
+            log.epochs.last() <= self.promised || !self.rules.hold(Rule::FenceRefusesLower),
+            "an entry of an epoch that was never promised"
+        );
+        if let Role::Leader(leader) = &self.role {
+            assert_eq!(
+                log.epochs.last(),
+                leader.epoch,
+                "a leader's last entry is its own"
+            );
+            assert!(leader.epoch_start < log.end);
+            for (id, follower) in &leader.followers {
+                assert!(
+                    follower.matched <= log.end,
+                    "{id} holds what was never written"
+                );
+                assert!(
+                    follower.cursor <= log.end,
+                    "{id} was sent what was never written"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! The rules that can be switched off, one at a time, to show that each is needed.
+//!
+//! A test that guards a rule must fail without it. Outside of tests (feature `mutations`) the
+//! switch does not exist: every rule holds, and the compiler removes the question.
+
+/// A rule of `docs/replication.md` that a mutation test can switch off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rule {
+    /// While a set change is in flight, an entry is committed only if it is in both sets.
+    JointCommit,
+    /// A member is removed only if enough of those that stay hold everything.
+    RemovalCheck,
+    /// A fenced replica refuses lower epochs and, if it led, leads no more.
+    FenceRefusesLower,
+    /// Suspects do not count as holders.
+    SuspectsDoNotCount,
+    /// An acknowledgement leaves only after what it claims is flushed.
+    AckAfterFlush,
+    /// Entries that are held already are skipped; only a conflicting epoch truncates.
+    EqualEntriesAreSkipped,
+    /// A follower moves its watermark only once its log is a prefix of the leader's.
+    WatermarkOnlyOncePrefix,
+    /// A leader commits by counting holders of its own epoch only.
+    OwnEpochCommits,
+    /// Acknowledgements of an earlier life of a broker do not count.
+    AckBoundToLife,
+    /// A leader's office is bound to the life that was elected.
+    GrantBoundToLife,
+    /// A proposal of a set change stays in force until its outcome is learned.
+    TimeoutIsNotRejection,
+    /// A repeated batch is answered with its first offset, across failovers.
+    DedupeSurvivesFailover,
+}
+
+/// Which rules hold. All of them, unless a test says otherwise.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rules {
+    #[cfg(feature = "mutations")]
+    off: Option<Rule>,
+}
+
+impl Rules {
+    /// All rules but one. For tests only.
+    #[cfg(feature = "mutations")]
+    pub fn without(rule: Rule) -> Self {
+        Rules { off: Some(rule) }
+    }
+
+    /// Whether the rule holds.
+    #[cfg(feature = "mutations")]
+    pub fn hold(&self, rule: Rule) -> bool {
+        self.off != Some(rule)
+    }
+
+    /// Whether the rule holds.
+    #[cfg(not(feature = "mutations"))]
+    #[inline(always)]
+    pub fn hold(&self, _rule: Rule) -> bool {
+        true
+    }
+}
