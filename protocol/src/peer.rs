@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::WireError;
 use crate::ids::{
     BrokerEpoch, BrokerId, BrokerLife, ClusterId, LeaderEpoch, Offset, TopicPartition,
 };
@@ -13,11 +14,11 @@ use crate::ids::{
 /// The version of the protocol between brokers.
 pub const PEER_PROTOCOL_VERSION: u16 = 1;
 
-/// A message from one broker to another.
+/// The first frame of a connection to a broker's peer port: what the connection is for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum PeerMessage {
-    /// The first message of a connection.
-    Hello {
+pub enum Opening {
+    /// For [`PeerMessage`]s from the connecting broker to the accepting one.
+    Replication {
         /// [`PEER_PROTOCOL_VERSION`] of the sender.
         version: u16,
         /// The sender's cluster.
@@ -27,13 +28,31 @@ pub enum PeerMessage {
         /// Whom it means to talk to.
         to: BrokerId,
     },
-    /// About one partition.
-    Partition {
-        /// Which.
-        partition: TopicPartition,
-        /// What.
-        message: ReplicaMessage,
+    /// For the session of a broker with the controller.
+    Control {
+        /// [`PEER_PROTOCOL_VERSION`] of the sender.
+        version: u16,
+        /// The sender's cluster, if it belongs to one already.
+        cluster_id: Option<ClusterId>,
     },
+}
+
+/// The answer to an [`Opening`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OpeningReply {
+    /// Go on.
+    Welcome,
+    /// Not here; the connection is closed.
+    Rejected(WireError),
+}
+
+/// A message from one broker to another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerMessage {
+    /// The partition it is about.
+    pub partition: TopicPartition,
+    /// What.
+    pub message: ReplicaMessage,
 }
 
 /// A message from one replica of a partition to another.

@@ -1,0 +1,87 @@
+//! Record batches: the one format of disk, wire and client.
+//!
+//! A batch is Kafka's record batch, version 2 (KIP-98), byte for byte. A stored *entry* is
+//! `[u32 crc32][batch]`, big-endian: Kafka's own CRC-32C leaves the base offset and the leader
+//! epoch uncovered; the CRC-32 before it covers every byte of the batch as stored, and travels with
+//! the entry.
+//!
+//! | module | what |
+//! | --- | --- |
+//! | `header` | the fixed part of a batch |
+//! | `entry` | entries, back to back, verified |
+//! | `build` | making batches |
+//! | `records` | reading the records of an uncompressed batch |
+//! | `validate` | what a broker demands of a producer's batch |
+
+mod build;
+mod entry;
+mod header;
+mod records;
+mod validate;
+mod varint;
+
+pub use build::{BatchBuilder, Header, ProducerState, control_batch_epoch_start};
+pub use entry::{ENTRY_OVERHEAD_BYTES, EntryIter, EntryRef, entry_crc, parse_entry, verify_entry};
+pub use header::{BATCH_HEADER_BYTES, BatchHeader, Codec, ProducerStamp, assign};
+pub use records::{RecordIter, RecordRef};
+pub use validate::{HEADERS_PER_RECORD_MAX, validate_produced};
+
+/// Bytes that are no (good) batch.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BatchError {
+    /// It ends too early.
+    #[error("the batch is cut short: {have} bytes of {need}")]
+    Short {
+        /// Bytes at hand.
+        have: usize,
+        /// Bytes needed.
+        need: usize,
+    },
+    /// It is larger than allowed.
+    #[error("the batch has {len} bytes, at most {max} are allowed (message_bytes_max)")]
+    TooLarge {
+        /// Its size.
+        len: usize,
+        /// What is allowed.
+        max: usize,
+    },
+    /// A field has a value that it cannot have.
+    #[error("the batch's {field} is {value}, {expected}")]
+    Field {
+        /// Which.
+        field: &'static str,
+        /// What it is.
+        value: i64,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// A checksum does not match.
+    #[error("the {which} does not match: {stored:#010x} is stored, {computed:#010x} is right")]
+    Checksum {
+        /// Which.
+        which: &'static str,
+        /// As stored.
+        stored: u32,
+        /// As it should be.
+        computed: u32,
+    },
+    /// A record is malformed.
+    #[error("record {index} of the batch is malformed: {what}")]
+    Record {
+        /// Which record.
+        index: u32,
+        /// What is wrong.
+        what: &'static str,
+    },
+}
+
+impl BatchError {
+    /// Whether size is the only thing wrong.
+    pub fn is_too_large(&self) -> bool {
+        matches!(self, BatchError::TooLarge { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests;
