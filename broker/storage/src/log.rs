@@ -1,0 +1,401 @@
+//! The log of one partition: its one writer.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use baton_protocol::batch::{self, BATCH_HEADER_BYTES, BatchHeader, ENTRY_OVERHEAD_BYTES};
+use baton_protocol::ids::{LeaderEpoch, Offset};
+
+use crate::error::{IoContext, ReadError, StorageError};
+use crate::flush::{FlushDone, FlushJob};
+use crate::mark::Mark;
+use crate::reader::{Chunk, LogReader, Part, Published};
+use crate::recovery::{self, Recovery};
+use crate::segment::{LogIdentity, SEGMENT_HEADER_BYTES, Segment};
+use crate::{producers, sync_dir};
+
+/// How often the mark is made durable at most, while the log is written.
+const MARK_SYNC_EVERY: Duration = Duration::from_secs(1);
+
+/// What can be tuned.
+#[derive(Clone, Copy, Debug)]
+pub struct LogConfig {
+    /// Most bytes of a segment; a new one is begun before it is exceeded. At least 64 KiB.
+    pub segment_bytes_max: usize,
+    /// One entry in about this many bytes is indexed.
+    pub index_interval_bytes: usize,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        LogConfig {
+            segment_bytes_max: 128 << 20,
+            index_interval_bytes: 4096,
+        }
+    }
+}
+
+/// The log of one partition.
+#[derive(Debug)]
+pub struct Log {
+    dir: PathBuf,
+    identity: LogIdentity,
+    config: LogConfig,
+    parts: Vec<Part>,
+    published: Arc<Published>,
+    epochs: Vec<(LeaderEpoch, Offset)>,
+    start: Offset,
+    end: Offset,
+    durable_end: Offset,
+    mark: Mark,
+    mark_synced_at: Instant,
+    /// Segments with bytes that no prepared flush covers.
+    dirty: Vec<Arc<Segment>>,
+    /// Raised by each cut, so that a flush prepared before it does not speak of what came after.
+    generation: u64,
+    failed: bool,
+}
+
+impl Log {
+    /// Opens the log in `dir`, or makes an empty one. What is found is checked, and made durable: a
+    /// process that was killed may have left it in the page cache only.
+    pub fn open(
+        dir: &Path,
+        identity: LogIdentity,
+        config: LogConfig,
+    ) -> Result<(Log, Recovery), StorageError> {
+        std::fs::create_dir_all(dir).context(dir, "create")?;
+        if let Some(parent) = dir.parent() {
+            sync_dir(parent)?;
+        }
+        let mut mark = Mark::open(dir)?;
+        let (recovery, found) = recovery::recover(dir, identity, &config, mark.end())?;
+        for segment in &found.segments {
+            segment.sync()?;
+        }
+        sync_dir(dir)?;
+        if recovery.damage.is_none() {
+            mark.set(found.end)?;
+            mark.sync()?;
+        }
+        let published = Arc::new(Published::default());
+        let mut log = Log {
+            dir: dir.to_owned(),
+            identity,
+            config,
+            parts: found.segments.into_iter().map(Part::whole).collect(),
+            published,
+            epochs: found.epochs,
+            start: found.start,
+            end: found.end,
+            durable_end: found.end,
+            mark,
+            mark_synced_at: Instant::now(),
+            dirty: Vec::new(),
+            generation: 0,
+            failed: recovery.damage.is_some(),
+        };
+        log.publish();
+        Ok((log, recovery))
+    }
+
+    /// Its directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Whose log it is.
+    pub fn identity(&self) -> LogIdentity {
+        self.identity
+    }
+
+    /// First offset.
+    pub fn start(&self) -> Offset {
+        self.start
+    }
+
+    /// The offset that the next entry gets.
+    pub fn end(&self) -> Offset {
+        self.end
+    }
+
+    /// How far it is durable.
+    pub fn durable_end(&self) -> Offset {
+        self.durable_end
+    }
+
+    /// Which epoch wrote what: each epoch with the base offset of its first entry, oldest first.
+    pub fn epochs(&self) -> &[(LeaderEpoch, Offset)] {
+        &self.epochs
+    }
+
+    /// A handle to read it.
+    pub fn reader(&self) -> LogReader {
+        LogReader {
+            published: self.published.clone(),
+        }
+    }
+
+    /// Makes sure that appends of `bytes` in all cannot fail. Begins a new segment where the
+    /// present one is full.
+    pub fn reserve(&mut self, bytes: usize) -> Result<(), StorageError> {
+        if self.failed {
+            return Err(StorageError::Failed {
+                path: self.dir.clone(),
+            });
+        }
+        if let Some(part) = self.parts.last()
+            && part.cut.is_none()
+            && part.segment.header().sealed_len.is_none()
+            && part.segment.len() + bytes <= part.segment.capacity()
+        {
+            return part.segment.reserve(bytes);
+        }
+        self.roll(bytes)
+    }
+
+    fn roll(&mut self, bytes: usize) -> Result<(), StorageError> {
+        let capacity = self
+            .config
+            .segment_bytes_max
+            .max(SEGMENT_HEADER_BYTES + bytes);
+        let segment = Segment::create(&self.dir, self.identity, self.end, capacity)?;
+        segment.reserve(bytes)?;
+        if let Some(last) = self.parts.last()
+            && last.segment.is_empty()
+        {
+            // It had the same name and was too small; its file is gone.
+            self.parts.pop();
+        }
+        self.parts.push(Part::whole(Arc::new(segment)));
+        self.publish();
+        Ok(())
+    }
+
+    /// Stores a batch under this offset and epoch. The room must have been reserved.
+    ///
+    /// # Panics
+    /// If the room was not reserved, the offset lies before the log's end, or the epoch falls: the
+    /// caller's mistakes.
+    pub fn append_batch(
+        &mut self,
+        bytes: &[u8],
+        base: Offset,
+        epoch: LeaderEpoch,
+    ) -> Result<(), StorageError> {
+        let header = self.header_of(bytes)?;
+        // Offset and epoch are the only fields that change: the rest is stored as it came. The
+        // first 16 bytes are put together here, the checksum runs over both parts.
+        let mut head = [0; 16];
+        head.copy_from_slice(&bytes[..16]);
+        head[0..8].copy_from_slice(&base.0.to_be_bytes());
+        head[12..16].copy_from_slice(&epoch.0.to_be_bytes());
+        let mut crc = crc32fast::Hasher::new();
+        crc.update(&head);
+        crc.update(&bytes[16..]);
+        let crc = crc.finalize().to_be_bytes();
+        let end = base.plus(u64::from(header.last_offset_delta()) + 1);
+        self.append(&[&crc, &head, &bytes[16..]], base, end, epoch)
+    }
+
+    /// Stores an entry as it is. The room must have been reserved; the entry must have been
+    /// verified.
+    ///
+    /// # Panics
+    /// As [`Log::append_batch`].
+    pub fn append_entry(&mut self, entry: &[u8]) -> Result<(), StorageError> {
+        let batch = entry.get(ENTRY_OVERHEAD_BYTES..).unwrap_or_default();
+        let header = self.header_of(batch)?;
+        let (base, end) = (header.base_offset(), header.next_offset());
+        self.append(&[entry], base, end, header.leader_epoch())
+    }
+
+    fn header_of(&self, batch: &[u8]) -> Result<BatchHeader, StorageError> {
+        let header = BatchHeader::parse(batch)
+            .map_err(|error| StorageError::corrupt(&self.dir, error.to_string()))?;
+        assert!(batch.len() >= BATCH_HEADER_BYTES && header.batch_bytes() == batch.len());
+        Ok(header)
+    }
+
+    fn append(
+        &mut self,
+        parts: &[&[u8]],
+        base: Offset,
+        end: Offset,
+        epoch: LeaderEpoch,
+    ) -> Result<(), StorageError> {
+        assert!(
+            base >= self.end,
+            "an entry at {base} in a log that ends at {}",
+            self.end
+        );
+        let last = self.epochs.last().map_or(LeaderEpoch::NONE, |run| run.0);
+        assert!(
+            epoch >= last,
+            "an entry of epoch {epoch} after one of {last}"
+        );
+        // Room for several entries was reserved together; a new segment can still be due between.
+        self.reserve(parts.iter().map(|part| part.len()).sum())?;
+        let Some(part) = self.parts.last() else {
+            unreachable!("a reservation leaves a segment");
+        };
+        let segment = part.segment.clone();
+        segment.append(parts, base, end, self.config.index_interval_bytes);
+        if epoch > last {
+            self.epochs.push((epoch, base));
+        }
+        if self
+            .dirty
+            .last()
+            .is_none_or(|dirty| !Arc::ptr_eq(dirty, &segment))
+        {
+            self.dirty.push(segment);
+        }
+        self.end = end;
+        self.published.end.store(end.0, Ordering::Release);
+        Ok(())
+    }
+
+    /// Cuts everything from `to` on, durably: when this returns, no recovery finds it again. Those
+    /// who hold slices of it still see them. `to` must be where an entry ends.
+    pub fn truncate(&mut self, to: Offset) -> Result<(), StorageError> {
+        assert!(to >= self.start && to <= self.end, "a cut outside the log");
+        let result = self.cut(to);
+        self.failed |= result.is_err();
+        result
+    }
+
+    fn cut(&mut self, to: Offset) -> Result<(), StorageError> {
+        self.generation += 1;
+        // First the mark: what is cut is not damage.
+        if self.mark.end() > to {
+            self.mark.set(to)?;
+            self.mark.sync()?;
+        }
+        producers::forget_after(&self.dir, to)?;
+        let position = self.position_of(to)?;
+        // Later segments go, the last one first, so that an interruption leaves a log without
+        // holes; but before them the seal, so that it leaves one that is cut.
+        if let Some((part, at)) = position {
+            self.parts[part].segment.seal(at)?;
+            self.parts[part].cut = Some((at, to));
+        }
+        while self
+            .parts
+            .last()
+            .is_some_and(|part| part.segment.base() >= to)
+        {
+            if let Some(part) = self.parts.pop() {
+                std::fs::remove_file(part.segment.path()).context(part.segment.path(), "remove")?;
+                sync_dir(&self.dir)?;
+            }
+        }
+        self.epochs.retain(|run| run.1 < to);
+        self.end = to;
+        self.durable_end = self.durable_end.min(to);
+        self.publish();
+        Ok(())
+    }
+
+    /// The segment that the cut goes through, and where in it.
+    fn position_of(&self, to: Offset) -> Result<Option<(usize, usize)>, StorageError> {
+        let Some(part) = self.parts.iter().rposition(|part| part.segment.base() < to) else {
+            return Ok(None);
+        };
+        let found = self.parts[part]
+            .find(to)
+            .map_err(|error| self.damaged(&error))?;
+        match found {
+            Some((at, header)) => {
+                assert!(header.base_offset() >= to, "a cut through an entry");
+                Ok(Some((part, at)))
+            }
+            None => Ok(None),
+        }
+    }
+
+    fn damaged(&self, error: &ReadError) -> StorageError {
+        StorageError::corrupt(&self.dir, error.to_string())
+    }
+
+    /// Whole entries from the one that holds `from` on, up to the log's end: as many as fit, at
+    /// least one; none at the end.
+    pub fn read(&self, from: Offset, bytes_max: usize) -> Result<Option<Chunk>, StorageError> {
+        let chunk = self.reader().read(from, bytes_max, self.end);
+        chunk.map_err(|error| self.damaged(&error))
+    }
+
+    /// Readers may read up to here.
+    pub fn publish_high_watermark(&self, to: Offset) {
+        self.published.high_watermark.store(to.0, Ordering::Release);
+    }
+
+    /// What has to be done, on any thread, to make the log durable up to its present end.
+    pub fn prepare_flush(&mut self) -> FlushJob {
+        FlushJob {
+            dir: self.dir.clone(),
+            segments: std::mem::take(&mut self.dirty),
+            done: FlushDone {
+                end: self.end,
+                generation: self.generation,
+            },
+        }
+    }
+
+    /// Takes note of a flush that succeeded.
+    pub fn flushed(&mut self, done: FlushDone) -> Result<(), StorageError> {
+        if done.generation == self.generation {
+            self.durable_end = self.durable_end.max(done.end);
+            self.mark.set(self.durable_end)?;
+            if self.mark_synced_at.elapsed() >= MARK_SYNC_EVERY {
+                self.mark_synced_at = Instant::now();
+                self.mark.sync()?;
+            }
+        } else {
+            // Part of what it made durable has been cut since, and something else may stand
+            // there: that is flushed again.
+            self.dirty = self.parts.iter().map(|part| part.segment.clone()).collect();
+        }
+        Ok(())
+    }
+
+    /// Takes note of a flush that failed. It is never tried again: the system may have dropped the
+    /// pages it could not write, and a second flush would succeed without them.
+    pub fn flush_failed(&mut self) {
+        self.failed = true;
+    }
+
+    /// Keeps the caller's account of the producers, as of the log's end.
+    pub fn save_producers(&self, bytes: &[u8]) -> Result<(), StorageError> {
+        producers::save(&self.dir, self.end, bytes)
+    }
+
+    /// The account that was kept, with the end it is as of; none if there is none that is sound
+    /// and speaks of this log.
+    pub fn load_producers(&self) -> Option<(Offset, Vec<u8>)> {
+        producers::load(&self.dir).filter(|(at, _)| *at <= self.end)
+    }
+
+    /// Ends the log in good order.
+    pub fn close(&mut self) -> Result<(), StorageError> {
+        if self.failed {
+            return Ok(());
+        }
+        let done = self.prepare_flush().run()?;
+        self.flushed(done)?;
+        self.mark.sync()
+    }
+
+    fn publish(&mut self) {
+        self.published.parts.store(Arc::new(self.parts.clone()));
+        self.published.start.store(self.start.0, Ordering::Release);
+        self.published.end.store(self.end.0, Ordering::Release);
+    }
+}
+
+/// Bytes that an entry of this batch takes.
+pub fn entry_bytes(batch: &[u8]) -> usize {
+    batch::ENTRY_OVERHEAD_BYTES + batch.len()
+}

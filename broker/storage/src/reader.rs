@@ -1,0 +1,175 @@
+//! Reading the log: a cheap handle that never waits for the writer.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use baton_protocol::batch::{BatchHeader, ENTRY_OVERHEAD_BYTES};
+use baton_protocol::ids::Offset;
+use bytes::Bytes;
+
+use crate::error::ReadError;
+use crate::segment::{SEGMENT_HEADER_BYTES, Segment, SegmentSlice};
+
+/// A segment as part of the log. What lies behind a cut is still in the segment, for those who hold
+/// slices of it, but no longer in the log.
+#[derive(Clone, Debug)]
+pub(crate) struct Part {
+    pub segment: Arc<Segment>,
+    /// Where the log leaves the segment, if it was cut: bytes and offset.
+    pub cut: Option<(usize, Offset)>,
+}
+
+impl Part {
+    pub fn whole(segment: Arc<Segment>) -> Part {
+        Part { segment, cut: None }
+    }
+
+    /// The length is read before anything else is: what is below it is published.
+    pub fn extent(&self) -> (usize, Offset) {
+        self.cut.unwrap_or_else(|| {
+            let len = self.segment.len();
+            (len, self.segment.end())
+        })
+    }
+
+    /// Header and position of the entry that holds `offset`, or of the first one after it.
+    pub fn find(&self, offset: Offset) -> Result<Option<(usize, BatchHeader)>, ReadError> {
+        let (len, _) = self.extent();
+        let mut at = self
+            .segment
+            .index()
+            .floor(offset)
+            .unwrap_or(SEGMENT_HEADER_BYTES);
+        while at < len {
+            let header = self.entry_at(at, len)?;
+            if header.next_offset() > offset {
+                return Ok(Some((at, header)));
+            }
+            at += ENTRY_OVERHEAD_BYTES + header.batch_bytes();
+        }
+        Ok(None)
+    }
+
+    fn entry_at(&self, at: usize, len: usize) -> Result<BatchHeader, ReadError> {
+        let damaged = || ReadError::Damaged {
+            segment: self.segment.base(),
+            position: at,
+        };
+        let bytes = self.segment.bytes(at, len);
+        let batch = bytes.get(ENTRY_OVERHEAD_BYTES..).ok_or_else(damaged)?;
+        let header = BatchHeader::parse(batch).map_err(|_| damaged())?;
+        if header.batch_bytes() > batch.len() {
+            return Err(damaged());
+        }
+        Ok(header)
+    }
+
+    /// Whole entries from the one at `at` on, up to `up_to` and about `bytes_max`.
+    pub fn chunk(
+        &self,
+        at: usize,
+        first: &BatchHeader,
+        bytes_max: usize,
+        up_to: Offset,
+    ) -> Result<Option<Chunk>, ReadError> {
+        let (len, _) = self.extent();
+        if first.next_offset() > up_to {
+            return Ok(None);
+        }
+        let mut to = at + ENTRY_OVERHEAD_BYTES + first.batch_bytes();
+        let mut end = first.next_offset();
+        while to < len {
+            let header = self.entry_at(to, len)?;
+            let next = to + ENTRY_OVERHEAD_BYTES + header.batch_bytes();
+            if header.next_offset() > up_to || next - at > bytes_max {
+                break;
+            }
+            (to, end) = (next, header.next_offset());
+        }
+        let slice = SegmentSlice {
+            segment: self.segment.clone(),
+            from: at,
+            to,
+        };
+        Ok(Some(Chunk {
+            base: first.base_offset(),
+            end,
+            bytes: Bytes::from_owner(slice),
+        }))
+    }
+}
+
+/// Whole entries, back to back: a slice of a mapped segment, not a copy.
+#[derive(Clone, Debug)]
+pub struct Chunk {
+    /// Offset of the first record.
+    pub base: Offset,
+    /// Offset after the last record.
+    pub end: Offset,
+    /// The entries.
+    pub bytes: Bytes,
+}
+
+/// What the writer publishes.
+#[derive(Debug, Default)]
+pub(crate) struct Published {
+    pub parts: ArcSwap<Vec<Part>>,
+    pub start: AtomicU64,
+    pub end: AtomicU64,
+    pub high_watermark: AtomicU64,
+}
+
+/// Reads a log. Cheap to clone, may be used from any thread, never waits for the writer.
+#[derive(Clone, Debug)]
+pub struct LogReader {
+    pub(crate) published: Arc<Published>,
+}
+
+impl LogReader {
+    /// First offset of the log.
+    pub fn start(&self) -> Offset {
+        Offset(self.published.start.load(Ordering::Acquire))
+    }
+
+    /// Offset after the last entry.
+    pub fn end(&self) -> Offset {
+        Offset(self.published.end.load(Ordering::Acquire))
+    }
+
+    /// First offset not known to be committed.
+    pub fn high_watermark(&self) -> Offset {
+        Offset(self.published.high_watermark.load(Ordering::Acquire))
+    }
+
+    /// Whole entries from the one that holds `from` on (or, in a gap, the next one): as many as fit
+    /// into `bytes_max`, at least one, none beyond `up_to`. None if there is nothing to read yet.
+    pub fn read(
+        &self,
+        from: Offset,
+        bytes_max: usize,
+        up_to: Offset,
+    ) -> Result<Option<Chunk>, ReadError> {
+        let (start, end) = (self.start(), self.end());
+        if from < start || from > end {
+            return Err(ReadError::OutOfRange {
+                offset: from,
+                start,
+                end,
+            });
+        }
+        let parts = self.published.parts.load();
+        let first = parts
+            .partition_point(|part| part.segment.base() <= from)
+            .saturating_sub(1);
+        for part in parts.iter().skip(first) {
+            if part.extent().1 <= from {
+                continue;
+            }
+            if let Some((at, header)) = part.find(from)? {
+                return part.chunk(at, &header, bytes_max, up_to);
+            }
+        }
+        Ok(None)
+    }
+}

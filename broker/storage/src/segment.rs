@@ -1,0 +1,415 @@
+//! One segment file: a header, then entries, mapped into memory.
+//!
+//! The mapping is made once, at the segment's greatest size; the file behind it grows by
+//! `fallocate` before any mapped byte is written, so that a full disk is an error and never a
+//! SIGBUS. Bytes once written are not overwritten while the mapping lives: that is what makes the
+//! slices that readers hold sound. The one exception is the header's sealing slot, which no slice
+//! ever covers and which is written through the file, not the mapping.
+
+#![allow(unsafe_code)]
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use arc_swap::ArcSwap;
+use baton_protocol::ids::{Offset, PartitionIndex, TopicId};
+use memmap2::{MmapOptions, MmapRaw};
+use rustix::fs::FallocateFlags;
+use std::sync::Arc;
+
+use crate::error::{IoContext, StorageError};
+use crate::index::SparseIndex;
+
+/// Bytes before the first entry.
+pub const SEGMENT_HEADER_BYTES: usize = 128;
+
+/// First bytes of every segment file.
+pub const SEGMENT_MAGIC: [u8; 8] = *b"BATONSEG";
+
+/// Format version written, and the newest understood.
+pub const SEGMENT_VERSION: u16 = 1;
+
+/// Where the sealing slot lies in the header: sealed length (u64), CRC-32 of it (u32).
+const SEAL_AT: usize = 64;
+
+/// The file grows by this much at first, then doubles up to [`GROWTH_MAX`].
+const GROWTH_MIN: usize = 64 << 10;
+
+/// The most that the file grows by at a time.
+const GROWTH_MAX: usize = 16 << 20;
+
+/// Which log a file belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogIdentity {
+    /// The topic.
+    pub topic: TopicId,
+    /// The partition.
+    pub partition: PartitionIndex,
+}
+
+impl std::fmt::Display for LogIdentity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.topic, self.partition)
+    }
+}
+
+/// The fixed part of a segment's header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentHeader {
+    /// Whose it is.
+    pub identity: LogIdentity,
+    /// The log's end when the segment was begun: the segment before ends here, or is not before
+    /// this one.
+    pub prev_end: Offset,
+    /// Offset that the file is named after; its first entry starts here or later.
+    pub base: Offset,
+    /// Number of bytes, header included, at which the segment was sealed; none while it may grow.
+    pub sealed_len: Option<u64>,
+}
+
+impl SegmentHeader {
+    fn encode(&self) -> [u8; SEGMENT_HEADER_BYTES] {
+        let mut bytes = [0; SEGMENT_HEADER_BYTES];
+        bytes[0..8].copy_from_slice(&SEGMENT_MAGIC);
+        bytes[8..10].copy_from_slice(&SEGMENT_VERSION.to_be_bytes());
+        bytes[16..32].copy_from_slice(self.identity.topic.0.as_bytes());
+        bytes[32..36].copy_from_slice(&self.identity.partition.0.to_be_bytes());
+        bytes[40..48].copy_from_slice(&self.base.0.to_be_bytes());
+        bytes[48..56].copy_from_slice(&self.prev_end.0.to_be_bytes());
+        let crc = crc32fast::hash(&bytes[..60]);
+        bytes[60..64].copy_from_slice(&crc.to_be_bytes());
+        if let Some(len) = self.sealed_len {
+            bytes[SEAL_AT..SEAL_AT + 12].copy_from_slice(&encode_seal(len));
+        }
+        bytes
+    }
+
+    /// Reads the header of the file at `path`.
+    pub fn read(path: &Path) -> Result<SegmentHeader, StorageError> {
+        let file = File::open(path).context(path, "open")?;
+        let mut bytes = [0; SEGMENT_HEADER_BYTES];
+        file.read_exact_at(&mut bytes, 0)
+            .context(path, "read the header")?;
+        if bytes[0..8] != SEGMENT_MAGIC {
+            return Err(StorageError::corrupt(
+                path,
+                "this is no segment file (wrong magic)",
+            ));
+        }
+        let found = u16::from_be_bytes([bytes[8], bytes[9]]);
+        if found > SEGMENT_VERSION {
+            return Err(StorageError::NewerVersion {
+                path: path.to_owned(),
+                found,
+                known: SEGMENT_VERSION,
+            });
+        }
+        if crc32fast::hash(&bytes[..60]).to_be_bytes() != bytes[60..64] {
+            return Err(StorageError::corrupt(
+                path,
+                "the header's checksum does not match",
+            ));
+        }
+        let number = |at: usize| {
+            let mut number = [0; 8];
+            number.copy_from_slice(&bytes[at..at + 8]);
+            u64::from_be_bytes(number)
+        };
+        let mut topic = [0; 16];
+        topic.copy_from_slice(&bytes[16..32]);
+        let mut partition = [0; 4];
+        partition.copy_from_slice(&bytes[32..36]);
+        Ok(SegmentHeader {
+            identity: LogIdentity {
+                topic: TopicId(uuid_from(topic)),
+                partition: PartitionIndex(u32::from_be_bytes(partition)),
+            },
+            base: Offset(number(40)),
+            prev_end: Offset(number(48)),
+            sealed_len: decode_seal(path, &bytes[SEAL_AT..SEAL_AT + 12])?,
+        })
+    }
+}
+
+fn uuid_from(bytes: [u8; 16]) -> uuid::Uuid {
+    uuid::Uuid::from_bytes(bytes)
+}
+
+fn encode_seal(len: u64) -> [u8; 12] {
+    let mut bytes = [0; 12];
+    bytes[..8].copy_from_slice(&len.to_be_bytes());
+    let crc = crc32fast::hash(&bytes[..8]);
+    bytes[8..].copy_from_slice(&crc.to_be_bytes());
+    bytes
+}
+
+/// All zero means not sealed. A slot that is neither zero nor sound was torn while being written:
+/// the sealing had not happened yet.
+fn decode_seal(path: &Path, bytes: &[u8]) -> Result<Option<u64>, StorageError> {
+    let mut len = [0; 8];
+    len.copy_from_slice(&bytes[..8]);
+    let len = u64::from_be_bytes(len);
+    if bytes == encode_seal(len) && len >= SEGMENT_HEADER_BYTES as u64 {
+        return Ok(Some(len));
+    }
+    if bytes.iter().any(|byte| *byte != 0) {
+        tracing::warn!(path = %path.display(), "a torn sealing is taken as none");
+    }
+    Ok(None)
+}
+
+/// The name of the segment file that begins at `base`.
+pub fn file_name(base: Offset) -> String {
+    format!("{:020}.log", base.0)
+}
+
+/// A segment, mapped. Shared by the writer and every slice that readers hold.
+#[derive(Debug)]
+pub struct Segment {
+    path: PathBuf,
+    file: File,
+    map: MmapRaw,
+    header: SegmentHeader,
+    /// Bytes of the file that exist on disk: mapped bytes beyond must not be touched.
+    allocated: AtomicUsize,
+    /// Bytes that hold the header and whole entries.
+    len: AtomicUsize,
+    /// Offset after the last entry.
+    end: AtomicU64,
+    /// Its directory entry may not be durable yet.
+    pub(crate) fresh: AtomicBool,
+    index: ArcSwap<SparseIndex>,
+}
+
+impl Segment {
+    /// Makes a new segment file in `dir`, with room for `capacity` bytes at most.
+    pub fn create(
+        dir: &Path,
+        identity: LogIdentity,
+        base: Offset,
+        capacity: usize,
+    ) -> Result<Segment, StorageError> {
+        let path = dir.join(file_name(base));
+        let header = SegmentHeader {
+            identity,
+            base,
+            prev_end: base,
+            sealed_len: None,
+        };
+        // A file left by a creation that was cut off holds no entries: it is made anew. It is
+        // unlinked rather than emptied, since a mapping of it might live.
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            other => other.context(&path, "remove")?,
+        }
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)
+            .context(&path, "create")?;
+        let segment = Segment::map(path, file, header, capacity, SEGMENT_HEADER_BYTES)?;
+        if let Err(error) = segment.allocate(SEGMENT_HEADER_BYTES + GROWTH_MIN.min(capacity)) {
+            drop(std::fs::remove_file(&segment.path));
+            return Err(error);
+        }
+        segment
+            .file
+            .write_all_at(&header.encode(), 0)
+            .context(&segment.path, "write the header")?;
+        Ok(segment)
+    }
+
+    /// Opens the file of a segment whose content is known to be sound up to `len`.
+    pub fn open(
+        path: PathBuf,
+        header: SegmentHeader,
+        capacity: usize,
+        len: usize,
+        end: Offset,
+        index: SparseIndex,
+    ) -> Result<Segment, StorageError> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&path)
+            .context(&path, "open")?;
+        let size = file.metadata().context(&path, "stat")?.len() as usize;
+        let capacity = capacity.max(size);
+        let segment = Segment::map(path, file, header, capacity, len)?;
+        segment.allocated.store(size, Ordering::Release);
+        segment.end.store(end.0, Ordering::Release);
+        segment.fresh.store(false, Ordering::Release);
+        segment.index.store(Arc::new(index));
+        Ok(segment)
+    }
+
+    fn map(
+        path: PathBuf,
+        file: File,
+        header: SegmentHeader,
+        capacity: usize,
+        len: usize,
+    ) -> Result<Segment, StorageError> {
+        let map = MmapOptions::new()
+            .len(capacity.max(SEGMENT_HEADER_BYTES))
+            .map_raw(&file)
+            .context(&path, "map (see vm.max_map_count)")?;
+        Ok(Segment {
+            path,
+            file,
+            map,
+            header,
+            allocated: AtomicUsize::new(0),
+            len: AtomicUsize::new(len),
+            end: AtomicU64::new(header.base.0),
+            fresh: AtomicBool::new(true),
+            index: ArcSwap::from_pointee(SparseIndex::default()),
+        })
+    }
+
+    /// Its file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its header as it was when the segment was opened or made.
+    pub fn header(&self) -> &SegmentHeader {
+        &self.header
+    }
+
+    /// The offset its file is named after.
+    pub fn base(&self) -> Offset {
+        self.header.base
+    }
+
+    /// Offset after its last entry.
+    pub fn end(&self) -> Offset {
+        Offset(self.end.load(Ordering::Acquire))
+    }
+
+    /// Bytes that hold the header and whole entries.
+    pub fn len(&self) -> usize {
+        self.len.load(Ordering::Acquire)
+    }
+
+    /// Whether it holds no entry.
+    pub fn is_empty(&self) -> bool {
+        self.len() == SEGMENT_HEADER_BYTES
+    }
+
+    /// Bytes that it can hold at most.
+    pub fn capacity(&self) -> usize {
+        self.map.len()
+    }
+
+    /// Its sparse index, as it is now.
+    pub fn index(&self) -> Arc<SparseIndex> {
+        self.index.load_full()
+    }
+
+    /// Makes sure that `bytes` more can be written.
+    pub fn reserve(&self, bytes: usize) -> Result<(), StorageError> {
+        let need = self.len() + bytes;
+        let have = self.allocated.load(Ordering::Acquire);
+        if need <= have {
+            return Ok(());
+        }
+        let step = have.clamp(GROWTH_MIN, GROWTH_MAX);
+        let wanted = (need.max(have + step)).min(self.capacity()).max(need);
+        match self.allocate(wanted) {
+            // A disk that is almost full may still have room for what is needed now.
+            Err(error) if error.is_full() && wanted > need => self.allocate(need),
+            other => other,
+        }
+    }
+
+    fn allocate(&self, size: usize) -> Result<(), StorageError> {
+        assert!(
+            size <= self.map.len(),
+            "a segment never outgrows its mapping"
+        );
+        let have = self.allocated.load(Ordering::Acquire);
+        let more = (size - have) as u64;
+        match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), have as u64, more) {
+            Ok(()) => {
+                self.allocated.store(size, Ordering::Release);
+                Ok(())
+            }
+            Err(rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT) => Err(StorageError::Full {
+                path: self.path.clone(),
+                bytes: more,
+            }),
+            Err(errno) => Err(StorageError::io(&self.path, "preallocate", errno.into())),
+        }
+    }
+
+    /// Appends an entry given in parts and publishes it to readers. The room must have been
+    /// reserved, and there must be one writer.
+    pub(crate) fn append(&self, parts: &[&[u8]], base: Offset, end: Offset, index_bytes: usize) {
+        let start = self.len();
+        let size: usize = parts.iter().map(|part| part.len()).sum();
+        assert!(
+            start + size <= self.allocated.load(Ordering::Acquire),
+            "room is reserved before bytes are written"
+        );
+        let mut at = start;
+        for part in parts {
+            // SAFETY: the range lies within the mapping and within the allocated file (asserted
+            // above), and above `len`: no reader holds a slice of it, since slices are made below
+            // `len` only. There is one writer: `Log` appends through `&mut self`.
+            unsafe {
+                let target = self.map.as_mut_ptr().add(at);
+                std::ptr::copy_nonoverlapping(part.as_ptr(), target, part.len());
+            }
+            at += part.len();
+        }
+        let index = self.index.load();
+        if index.wants(start, index_bytes) {
+            self.index.store(Arc::new(index.with(base, start)));
+        }
+        self.end.store(end.0, Ordering::Release);
+        self.len.store(at, Ordering::Release);
+    }
+
+    /// The bytes from `from` to `to`, which must be written ones.
+    pub fn bytes(&self, from: usize, to: usize) -> &[u8] {
+        assert!(
+            from <= to && to <= self.len(),
+            "only written bytes are read"
+        );
+        // SAFETY: the range lies below `len`, so it is within the mapping and the file, its bytes
+        // were published with release ordering, and they are never written again.
+        unsafe { std::slice::from_raw_parts(self.map.as_ptr().add(from), to - from) }
+    }
+
+    /// Makes the file's bytes durable.
+    pub fn sync(&self) -> Result<(), StorageError> {
+        self.file.sync_data().context(&self.path, "flush")
+    }
+
+    /// Marks the segment as ending at `len` for good, durably. What lies beyond is not part of the
+    /// log any more, though readers that hold slices of it still see it.
+    pub(crate) fn seal(&self, len: usize) -> Result<(), StorageError> {
+        self.file
+            .write_all_at(&encode_seal(len as u64), SEAL_AT as u64)
+            .context(&self.path, "seal")?;
+        self.file.sync_data().context(&self.path, "flush the seal")
+    }
+}
+
+/// A stretch of a segment; keeps the mapping alive.
+#[derive(Clone, Debug)]
+pub(crate) struct SegmentSlice {
+    pub segment: Arc<Segment>,
+    pub from: usize,
+    pub to: usize,
+}
+
+impl AsRef<[u8]> for SegmentSlice {
+    fn as_ref(&self) -> &[u8] {
+        self.segment.bytes(self.from, self.to)
+    }
+}
