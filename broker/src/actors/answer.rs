@@ -1,0 +1,65 @@
+//! Where a request's answer goes. An answer is owed: one that is dropped answers by itself, so that
+//! no client waits for an actor that is gone.
+
+use baton_protocol::client::{ResponseBody, ServerMessage};
+use baton_protocol::error::{ErrorCode, WireError};
+use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::net::connection::Outgoing;
+
+/// An answer that is owed to a client.
+pub struct Answer {
+    id: u64,
+    out: Option<UnboundedSender<Outgoing>>,
+    /// The request's share of the connection's bytes in flight; returned with the answer.
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Answer {
+    /// The answer to request `id`, to be written to `out`.
+    pub fn new(
+        id: u64,
+        out: UnboundedSender<Outgoing>,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Self {
+        Answer {
+            id,
+            out: Some(out),
+            _permit: permit,
+        }
+    }
+
+    /// Answers.
+    pub fn send(mut self, result: Result<ResponseBody, WireError>) {
+        self.write(result);
+    }
+
+    /// Drops the debt: the request is of a kind that is not answered.
+    pub fn forget(mut self) {
+        self.out = None;
+    }
+
+    fn write(&mut self, result: Result<ResponseBody, WireError>) {
+        let Some(out) = self.out.take() else {
+            return;
+        };
+        let id = self.id;
+        let message = ServerMessage::Response { id, result };
+        match Outgoing::encode(&message, Bytes::new()) {
+            // A connection that is gone wants no answer.
+            Ok(frame) => drop(out.send(frame)),
+            Err(error) => tracing::error!(%error, "an answer could not be encoded"),
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.write(Err(WireError::new(
+            ErrorCode::LeaderChanged,
+            "the broker stopped serving this partition before the answer was known; retry",
+        )));
+    }
+}

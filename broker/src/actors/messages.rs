@@ -1,0 +1,134 @@
+//! Every actor message, grouped by who receives it.
+
+use actix::Message;
+use baton_controller::state::{ClusterState, Command};
+use baton_protocol::client::PartitionStatus;
+use baton_protocol::error::WireError;
+use baton_protocol::ids::{
+    BrokerEpoch, BrokerId, LeaderEpoch, MetadataIndex, PartitionVersion, TopicPartition,
+};
+use baton_protocol::peer::ReplicaMessage;
+use baton_replication::event::PartitionView;
+use baton_storage::{FlushDone, StorageError};
+use bytes::Bytes;
+
+use crate::actors::answer::Answer;
+use crate::driver::{CheckedBatch, FlushWork};
+
+// ---- to a partition -------------------------------------------------------------------------
+
+/// A producer's batch, with where to answer.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Produce {
+    /// The batch, checked.
+    pub batch: CheckedBatch,
+    /// How long it may wait for its commit.
+    pub timeout_ms: u32,
+    /// Where to answer.
+    pub answer: Answer,
+}
+
+/// A message of another replica.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct FromPeer {
+    /// What.
+    pub message: ReplicaMessage,
+    /// The entries of an append.
+    pub payload: Bytes,
+}
+
+/// The metadata shows the partition so.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct ViewChanged(pub PartitionView);
+
+/// The controller bars the epochs below this one.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Fence(pub LeaderEpoch);
+
+/// The controller refused a set change for good.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct SetChangeRefused(pub PartitionVersion);
+
+/// A flush ended.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Flushed(pub Result<FlushDone, StorageError>);
+
+/// The link to a broker stands, or broke.
+#[derive(Message, Clone, Copy)]
+#[rtype(result = "()")]
+pub struct LinkChanged {
+    /// The broker.
+    pub peer: BrokerId,
+    /// Whether it stands.
+    pub up: bool,
+}
+
+/// Time passed.
+#[derive(Message, Clone, Copy)]
+#[rtype(result = "()")]
+pub struct Tick;
+
+/// Asks for the partition's offsets, as its leader knows them.
+#[derive(Message)]
+#[rtype(result = "Result<PartitionStatus, WireError>")]
+pub struct AskStatus;
+
+/// Ends the replica: with `delete`, its data too.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct ClosePartition;
+
+// ---- to the flusher -------------------------------------------------------------------------
+
+/// A flush to run.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct RunFlush {
+    /// What to do.
+    pub work: FlushWork,
+    /// Whom to tell.
+    pub done: actix::Recipient<Flushed>,
+}
+
+// ---- to the router --------------------------------------------------------------------------
+
+/// This broker is registered.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Registered(pub BrokerEpoch);
+
+/// The cluster's metadata as a whole.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct MetadataSnapshot(pub ClusterState);
+
+/// What was committed to the metadata since.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct MetadataCommands(pub Vec<(MetadataIndex, Command)>);
+
+/// The controller bars epochs of partitions.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct FencePartitions(pub Vec<(TopicPartition, LeaderEpoch)>);
+
+/// The controller refused set changes for good.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct SetChangesRefused(pub Vec<(TopicPartition, PartitionVersion)>);
+
+/// Which broker's controller is active, as far as is known.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct ControllerKnown(pub Option<BrokerId>);
+
+/// Ends all replicas in good order.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct CloseAll;

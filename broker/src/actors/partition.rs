@@ -1,0 +1,304 @@
+//! One replica of one partition: a mailbox around the driver.
+
+use std::collections::HashMap;
+
+use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler};
+use baton_protocol::client::{PartitionStatus, ResponseBody};
+use baton_protocol::error::{ErrorCode, WireError};
+use baton_protocol::ids::{Offset, TopicPartition};
+use baton_protocol::peer::PeerMessage;
+use baton_replication::Input;
+use baton_replication::event::{Committed, Refusal, RequestId};
+use tokio::sync::watch;
+
+use crate::actors::answer::Answer;
+use crate::actors::control_link::{ControlLink, Report};
+use crate::actors::flusher::Flusher;
+use crate::actors::messages::{
+    AskStatus, ClosePartition, Fence, Flushed, FromPeer, LinkChanged, Produce, RunFlush,
+    SetChangeRefused, Tick, ViewChanged,
+};
+use crate::actors::peer_link::PeerLinks;
+use crate::clock::Clock;
+use crate::driver::{BrokenReason, Driver, Output, ProduceError};
+
+/// What a partition talks to.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// The other brokers.
+    pub links: PeerLinks,
+    /// The controller.
+    pub control: ControlLink,
+    /// The threads that flush.
+    pub flusher: Addr<Flusher>,
+    /// The time.
+    pub clock: Clock,
+}
+
+/// The actor of one replica.
+pub struct Partition {
+    id: TopicPartition,
+    driver: Driver,
+    around: Surroundings,
+    watermark: watch::Sender<Offset>,
+    answers: HashMap<RequestId, Answer>,
+    next_request: u64,
+    outputs: Vec<Output>,
+}
+
+impl Partition {
+    /// The actor of a replica; readers are told by `watermark` how far they may read.
+    pub fn new(
+        id: TopicPartition,
+        driver: Driver,
+        around: Surroundings,
+        watermark: watch::Sender<Offset>,
+    ) -> Self {
+        Partition {
+            id,
+            driver,
+            around,
+            watermark,
+            answers: HashMap::new(),
+            next_request: 0,
+            outputs: Vec::new(),
+        }
+    }
+
+    fn input(&mut self, input: Input, ctx: &mut Context<Self>) {
+        let now = self.around.clock.now();
+        self.driver.input(now, input, &mut self.outputs);
+        self.dispatch(ctx);
+    }
+
+    fn dispatch(&mut self, ctx: &mut Context<Self>) {
+        let mut outputs = std::mem::take(&mut self.outputs);
+        for output in outputs.drain(..) {
+            self.dispatch_one(output, ctx);
+        }
+        self.outputs = outputs;
+    }
+
+    fn dispatch_one(&mut self, output: Output, ctx: &mut Context<Self>) {
+        let partition = self.id;
+        match output {
+            Output::Send {
+                to,
+                message,
+                payload,
+            } => {
+                let message = PeerMessage { partition, message };
+                self.around.links.send(to, &message, payload);
+            }
+            Output::Reply { request, result } => {
+                if let Some(answer) = self.answers.remove(&request) {
+                    answer.send(result.map(produced).map_err(|error| self.wire_error(error)));
+                }
+            }
+            Output::Flush(work) => self.around.flusher.do_send(RunFlush {
+                work,
+                done: ctx.address().recipient(),
+            }),
+            Output::HighWatermark(to) => {
+                self.watermark.send_replace(to);
+            }
+            Output::FenceAnswer(answer) => {
+                self.around.control.report(Report::FenceAnswer(partition, answer));
+            }
+            Output::ProposeInSync(proposal) => {
+                self.around.control.report(Report::SetChange(partition, proposal));
+            }
+            Output::RoleChanged { leading } => match leading {
+                Some(epoch) => tracing::info!(%partition, %epoch, "leads"),
+                None => tracing::info!(%partition, "no longer leads"),
+            },
+            Output::Truncated { to, epoch } => {
+                tracing::warn!(%partition, %to, %epoch, "entries that were never committed are cut and kept in quarantine");
+            }
+            Output::BadPeer { why } => {
+                tracing::warn!(%partition, why, "a message of another broker is ignored");
+            }
+            Output::Broken(reason) => self.broken(&reason),
+        }
+    }
+
+    /// What cannot be repaired here is said loudly; the other replicas go on without this one.
+    fn broken(&self, reason: &BrokenReason) {
+        let partition = self.id;
+        tracing::error!(%partition, ?reason, "this replica takes no part any more");
+        if let BrokenReason::Storage(_) | BrokenReason::Breach(_) = reason {
+            self.around.control.report(Report::ReplicaFailed(partition));
+        }
+    }
+
+    fn wire_error(&self, error: ProduceError) -> WireError {
+        let id = self.id;
+        match error {
+            ProduceError::Refused(refusal) => refusal_error(id, &refusal),
+            ProduceError::Storage(error) if error.is_full() => WireError::new(
+                ErrorCode::StorageFull,
+                format!("partition {id}: {error}; free space on the broker's disk"),
+            ),
+            ProduceError::Storage(error) => {
+                WireError::new(ErrorCode::StorageFailed, format!("partition {id}: {error}"))
+            }
+        }
+    }
+}
+
+fn produced(committed: Committed) -> ResponseBody {
+    ResponseBody::Produced {
+        base_offset: committed.base,
+        epoch: committed.epoch,
+    }
+}
+
+fn refusal_error(id: TopicPartition, refusal: &Refusal) -> WireError {
+    let (code, text) = match refusal {
+        Refusal::NotLeader => (ErrorCode::NotLeader, "this broker does not lead it".into()),
+        Refusal::NotEnoughReplicas { reachable, needed } => (
+            ErrorCode::NotEnoughReplicas,
+            format!("{needed} in-sync replicas are needed, {reachable} can be reached; not stored"),
+        ),
+        Refusal::CommitTimeout => (
+            ErrorCode::CommitTimeout,
+            "stored by the leader, but not by enough followers in time; outcome unknown".into(),
+        ),
+        Refusal::LeaderChanged => (
+            ErrorCode::LeaderChanged,
+            "the leader changed before the commit; outcome unknown".into(),
+        ),
+        Refusal::OutOfOrder { expected } => (
+            ErrorCode::OutOfOrderSequence,
+            format!("the producer's next sequence is {expected}; not stored"),
+        ),
+        Refusal::ProducerFenced { current } => (
+            ErrorCode::ProducerFenced,
+            format!("the producer's epoch is {current} by now; not stored"),
+        ),
+        Refusal::StorageFailed => (
+            ErrorCode::StorageFailed,
+            "the leader's disk failed; outcome unknown".into(),
+        ),
+    };
+    WireError::new(code, format!("partition {id}: {text}"))
+}
+
+impl Actor for Partition {
+    type Context = Context<Self>;
+}
+
+impl Handler<Produce> for Partition {
+    type Result = ();
+
+    fn handle(&mut self, message: Produce, ctx: &mut Self::Context) {
+        let request = RequestId(self.next_request);
+        self.next_request += 1;
+        self.answers.insert(request, message.answer);
+        let now = self.around.clock.now();
+        let outputs = &mut self.outputs;
+        self.driver
+            .produce(now, request, &message.batch, message.timeout_ms, outputs);
+        self.dispatch(ctx);
+    }
+}
+
+impl Handler<FromPeer> for Partition {
+    type Result = ();
+
+    fn handle(&mut self, message: FromPeer, ctx: &mut Self::Context) {
+        let now = self.around.clock.now();
+        let outputs = &mut self.outputs;
+        self.driver
+            .receive(now, message.message, &message.payload, outputs);
+        self.dispatch(ctx);
+    }
+}
+
+impl Handler<Flushed> for Partition {
+    type Result = ();
+
+    fn handle(&mut self, Flushed(result): Flushed, ctx: &mut Self::Context) {
+        let now = self.around.clock.now();
+        self.driver.flushed(now, result, &mut self.outputs);
+        self.dispatch(ctx);
+    }
+}
+
+impl Handler<ViewChanged> for Partition {
+    type Result = ();
+
+    fn handle(&mut self, ViewChanged(view): ViewChanged, ctx: &mut Self::Context) {
+        self.input(Input::Metadata(view), ctx);
+    }
+}
+
+impl Handler<Fence> for Partition {
+    type Result = ();
+
+    fn handle(&mut self, Fence(epoch): Fence, ctx: &mut Self::Context) {
+        self.input(Input::Fence(epoch), ctx);
+    }
+}
+
+impl Handler<SetChangeRefused> for Partition {
+    type Result = ();
+
+    fn handle(&mut self, SetChangeRefused(version): SetChangeRefused, ctx: &mut Self::Context) {
+        self.input(Input::SetChangeRefused { version }, ctx);
+    }
+}
+
+impl Handler<LinkChanged> for Partition {
+    type Result = ();
+
+    fn handle(&mut self, link: LinkChanged, ctx: &mut Self::Context) {
+        let input = if link.up {
+            Input::LinkUp(link.peer)
+        } else {
+            Input::LinkDown(link.peer)
+        };
+        self.input(input, ctx);
+    }
+}
+
+impl Handler<Tick> for Partition {
+    type Result = ();
+
+    fn handle(&mut self, _: Tick, ctx: &mut Self::Context) {
+        self.driver.set_wall_clock(self.around.clock.wall_ms());
+        self.input(Input::Tick, ctx);
+    }
+}
+
+impl Handler<AskStatus> for Partition {
+    type Result = Result<PartitionStatus, WireError>;
+
+    fn handle(&mut self, _: AskStatus, _: &mut Self::Context) -> Self::Result {
+        let replica = self.driver.replica();
+        let Some(epoch) = replica.leading() else {
+            return Err(refusal_error(self.id, &Refusal::NotLeader));
+        };
+        let log = replica.log();
+        Ok(PartitionStatus {
+            epoch,
+            log_start: log.start,
+            log_end: log.end,
+            high_watermark: log.high_watermark,
+            ready: replica.is_ready(),
+            acknowledged: replica.acknowledged(),
+        })
+    }
+}
+
+impl Handler<ClosePartition> for Partition {
+    type Result = ();
+
+    fn handle(&mut self, _: ClosePartition, ctx: &mut Self::Context) {
+        let partition = self.id;
+        if let Err(error) = self.driver.close() {
+            tracing::warn!(%partition, %error, "the log was not closed in good order; it is checked at the next start");
+        }
+        ctx.stop();
+    }
+}

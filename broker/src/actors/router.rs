@@ -1,0 +1,377 @@
+//! Keeps this broker in step with the metadata: which replicas it hosts, whom it is linked to, what
+//! each replica is told.
+//!
+//! It applies the same commands as the controller to its own copy of the state, so that both agree
+//! on what every position of the metadata log means.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use actix::{Actor, Addr, ArbiterHandle, AsyncContext, Context, Handler, Message, ResponseFuture};
+use baton_controller::state::ClusterState;
+use baton_protocol::ids::{BrokerEpoch, BrokerId, BrokerLife, TopicPartition};
+use baton_protocol::metadata::PartitionRecord;
+use baton_replication::event::{PartitionView, ReplicaView};
+use tokio::sync::watch;
+
+use crate::actors::messages::{
+    CloseAll, ClosePartition, ControllerKnown, Fence, FencePartitions, LinkChanged,
+    MetadataCommands, MetadataSnapshot, Registered, SetChangeRefused, SetChangesRefused,
+    ViewChanged,
+};
+use crate::actors::partition::{Partition, Surroundings};
+use crate::actors::peer_link::{PeerLink, Route, Unlink};
+use crate::actors::routes::Hosted;
+use crate::hosting::{self, OpenedReplica};
+use crate::shared::Shared;
+
+/// The actor that keeps this broker in step with the metadata.
+pub struct Router {
+    shared: Arc<Shared>,
+    around: Surroundings,
+    /// Arbiters that replicas live on.
+    workers: Vec<ArbiterHandle>,
+    data_dir: PathBuf,
+    state: Option<ClusterState>,
+    replicas: BTreeMap<TopicPartition, ReplicaHere>,
+    links: BTreeMap<BrokerId, (Route, Addr<PeerLink>)>,
+}
+
+/// A replica that the metadata places here.
+enum ReplicaHere {
+    /// Its log is being opened.
+    Opening,
+    /// It runs; the view is what it was last told.
+    Running {
+        actor: Addr<Partition>,
+        view: PartitionView,
+    },
+    /// Its log could not be opened; it takes no part until the next start.
+    Failed,
+}
+
+/// A replica's log has been opened, or not.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Opened {
+    partition: TopicPartition,
+    result: Result<OpenedReplica, hosting::HostingError>,
+}
+
+impl Router {
+    /// The router of this broker; replicas are spread over `workers`.
+    pub fn new(shared: Arc<Shared>, around: Surroundings, workers: Vec<ArbiterHandle>) -> Self {
+        let data_dir = shared.config.broker.data_dir.clone();
+        Router {
+            shared,
+            around,
+            workers,
+            data_dir,
+            state: None,
+            replicas: BTreeMap::new(),
+            links: BTreeMap::new(),
+        }
+    }
+
+    /// Brings everything in step with the state.
+    fn follow(&mut self, ctx: &mut Context<Self>) {
+        let (Some(state), Some(me)) = (self.state.take(), self.shared.me()) else {
+            return;
+        };
+        let shared_state = Arc::new(state.clone());
+        self.shared.known.send_modify(|known| known.state = Some(shared_state));
+        self.follow_brokers(&state, me, ctx);
+        self.follow_partitions(&state, me, ctx);
+        self.state = Some(state);
+    }
+
+    fn follow_brokers(&mut self, state: &ClusterState, me: BrokerLife, ctx: &mut Context<Self>) {
+        for record in state.brokers.values().filter(|record| record.id != me.broker) {
+            let route = Route {
+                cluster_id: state.cluster_id,
+                me,
+                peer: record.id,
+                life: record.epoch,
+                address: record.peer_address.clone(),
+            };
+            let known = self.links.get(&record.id);
+            if known.is_some_and(|(old, _)| old.life == route.life && old.address == route.address) {
+                continue;
+            }
+            if let Some((_, link)) = self.links.remove(&record.id) {
+                link.do_send(Unlink);
+            }
+            let link = PeerLink::start_to(
+                route.clone(),
+                &self.around.links,
+                self.around.control.clone(),
+                ctx.address().recipient(),
+            );
+            self.links.insert(record.id, (route, link));
+        }
+    }
+
+    fn follow_partitions(&mut self, state: &ClusterState, me: BrokerLife, ctx: &mut Context<Self>) {
+        let mut wanted = BTreeSet::new();
+        for topic in state.topics.values() {
+            for (index, record) in topic.partitions.iter().enumerate() {
+                if !record.replicas.contains(&me.broker) {
+                    continue;
+                }
+                let partition = TopicPartition {
+                    topic: topic.id,
+                    partition: baton_protocol::ids::PartitionIndex(index as u32),
+                };
+                wanted.insert(partition);
+                self.follow_partition(state, partition, record, ctx);
+            }
+        }
+        let gone: Vec<TopicPartition> = self
+            .replicas
+            .keys()
+            .filter(|partition| !wanted.contains(partition))
+            .copied()
+            .collect();
+        for partition in gone {
+            self.drop_replica(partition);
+        }
+    }
+
+    fn follow_partition(
+        &mut self,
+        state: &ClusterState,
+        partition: TopicPartition,
+        record: &PartitionRecord,
+        ctx: &mut Context<Self>,
+    ) {
+        match self.replicas.get_mut(&partition) {
+            Some(ReplicaHere::Running { actor, view }) => {
+                let now = view_of(state, record);
+                if now != *view {
+                    actor.do_send(ViewChanged(now.clone()));
+                    *view = now;
+                }
+            }
+            Some(ReplicaHere::Opening | ReplicaHere::Failed) => {}
+            None => {
+                self.replicas.insert(partition, ReplicaHere::Opening);
+                let data_dir = self.data_dir.clone();
+                let config = self.shared.config.clone();
+                let address = ctx.address();
+                actix::spawn(async move {
+                    let open = move || hosting::open(&data_dir, partition, &config);
+                    let result = match tokio::task::spawn_blocking(open).await {
+                        Ok(result) => result,
+                        Err(error) => Err(hosting::HostingError::Panicked(error.to_string())),
+                    };
+                    address.do_send(Opened { partition, result });
+                });
+            }
+        }
+    }
+
+    /// The topic was deleted, or the replica moved away.
+    fn drop_replica(&mut self, partition: TopicPartition) {
+        if let Some(ReplicaHere::Running { actor, .. }) = self.replicas.remove(&partition) {
+            actor.do_send(ClosePartition);
+        }
+        self.shared.routes.remove(&partition);
+        let deleted = self.state.as_ref().is_none_or(|state| !state.topics.contains_key(&partition.topic));
+        if let Err(error) = hosting::retire(&self.data_dir, partition, deleted) {
+            tracing::error!(%partition, %error, "the data of a replica that is gone could not be put away");
+        }
+    }
+
+    fn start_replica(&mut self, partition: TopicPartition, opened: OpenedReplica) {
+        let (Some(state), Some(me)) = (&self.state, self.shared.me()) else {
+            return;
+        };
+        let Some(record) = record_of(state, &partition) else {
+            return;
+        };
+        let view = view_of(state, record);
+        let (watermark, watermark_changes) = watch::channel(baton_protocol::ids::Offset::ZERO);
+        let reader = opened.reader.clone();
+        let links = self.around.links.up();
+        let config = self.shared.config.replication.core();
+        let driver = opened.into_driver(me, config, view.clone(), links);
+        let replica = Partition::new(partition, driver, self.around.clone(), watermark);
+        let worker = &self.workers[worker_of(&partition, self.workers.len())];
+        let actor = Partition::start_in_arbiter(worker, |_| replica);
+        actor.do_send(ViewChanged(view.clone()));
+        // A link may have changed between the look above and now: said again, it does no harm.
+        for peer in self.around.links.up() {
+            actor.do_send(LinkChanged { peer, up: true });
+        }
+        let hosted = Hosted {
+            actor: actor.clone(),
+            reader,
+            watermark: watermark_changes,
+        };
+        self.shared.routes.insert(partition, hosted);
+        self.replicas
+            .insert(partition, ReplicaHere::Running { actor, view });
+    }
+}
+
+/// A partition's worker. Stable, so that a replica's neighbours do not depend on the order in which
+/// replicas came.
+fn worker_of(partition: &TopicPartition, workers: usize) -> usize {
+    let topic = partition.topic.0.as_u64_pair();
+    ((topic.0 ^ topic.1).wrapping_add(u64::from(partition.partition.0)) % workers as u64) as usize
+}
+
+fn record_of<'a>(state: &'a ClusterState, partition: &TopicPartition) -> Option<&'a PartitionRecord> {
+    state.topics.get(&partition.topic)?.partition(partition.partition)
+}
+
+/// A partition's record, joined with what is known of its brokers.
+fn view_of(state: &ClusterState, record: &PartitionRecord) -> PartitionView {
+    let replica = |id: &BrokerId| {
+        let broker = state.brokers.get(id);
+        let view = ReplicaView {
+            life: broker.map_or(BrokerEpoch(0), |broker| broker.epoch),
+            fenced: broker.is_none_or(|broker| broker.fenced),
+            suspect: record.suspects.contains(id),
+        };
+        (*id, view)
+    };
+    PartitionView {
+        epoch: record.epoch,
+        leader: record.leader,
+        version: record.version,
+        in_sync: record.in_sync.clone(),
+        sync_followers_commit: record.sync_followers_commit,
+        sync_followers_elect: record.sync_followers_elect,
+        replicas: record.replicas.iter().map(replica).collect(),
+    }
+}
+
+impl Actor for Router {
+    type Context = Context<Self>;
+}
+
+impl Handler<Registered> for Router {
+    type Result = ();
+
+    fn handle(&mut self, Registered(epoch): Registered, ctx: &mut Self::Context) {
+        self.shared.life.send_replace(Some(epoch));
+        self.follow(ctx);
+    }
+}
+
+impl Handler<MetadataSnapshot> for Router {
+    type Result = ();
+
+    fn handle(&mut self, MetadataSnapshot(state): MetadataSnapshot, ctx: &mut Self::Context) {
+        if self.state.as_ref().is_some_and(|own| own.index > state.index) {
+            return;
+        }
+        self.state = Some(state);
+        self.follow(ctx);
+    }
+}
+
+impl Handler<MetadataCommands> for Router {
+    type Result = ();
+
+    fn handle(&mut self, MetadataCommands(commands): MetadataCommands, ctx: &mut Self::Context) {
+        let Some(state) = &mut self.state else {
+            return;
+        };
+        for (index, command) in commands {
+            if index > state.index {
+                state.apply(index, &command);
+            }
+        }
+        self.follow(ctx);
+    }
+}
+
+impl Handler<FencePartitions> for Router {
+    type Result = ();
+
+    /// A fence for a replica that does not run yet is dropped: the controller repeats it.
+    fn handle(&mut self, FencePartitions(fences): FencePartitions, _: &mut Self::Context) {
+        for (partition, epoch) in fences {
+            if let Some(ReplicaHere::Running { actor, .. }) = self.replicas.get(&partition) {
+                actor.do_send(Fence(epoch));
+            }
+        }
+    }
+}
+
+impl Handler<SetChangesRefused> for Router {
+    type Result = ();
+
+    fn handle(&mut self, SetChangesRefused(refused): SetChangesRefused, _: &mut Self::Context) {
+        for (partition, version) in refused {
+            if let Some(ReplicaHere::Running { actor, .. }) = self.replicas.get(&partition) {
+                actor.do_send(SetChangeRefused(version));
+            }
+        }
+    }
+}
+
+impl Handler<LinkChanged> for Router {
+    type Result = ();
+
+    fn handle(&mut self, link: LinkChanged, _: &mut Self::Context) {
+        for replica in self.replicas.values() {
+            if let ReplicaHere::Running { actor, .. } = replica {
+                actor.do_send(link);
+            }
+        }
+    }
+}
+
+impl Handler<ControllerKnown> for Router {
+    type Result = ();
+
+    fn handle(&mut self, ControllerKnown(controller): ControllerKnown, _: &mut Self::Context) {
+        self.shared.known.send_if_modified(|known| {
+            let changed = known.controller != controller;
+            known.controller = controller;
+            changed
+        });
+    }
+}
+
+impl Handler<Opened> for Router {
+    type Result = ();
+
+    fn handle(&mut self, Opened { partition, result }: Opened, _: &mut Self::Context) {
+        if !matches!(self.replicas.get(&partition), Some(ReplicaHere::Opening)) {
+            return;
+        }
+        match result {
+            Ok(opened) => self.start_replica(partition, opened),
+            Err(error) => {
+                tracing::error!(%partition, %error, "a replica's log cannot be used; the replica takes no part, its files are left as they are");
+                self.replicas.insert(partition, ReplicaHere::Failed);
+            }
+        }
+    }
+}
+
+impl Handler<CloseAll> for Router {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: CloseAll, _: &mut Self::Context) -> Self::Result {
+        let closing: Vec<_> = std::mem::take(&mut self.replicas)
+            .into_values()
+            .filter_map(|replica| match replica {
+                ReplicaHere::Running { actor, .. } => Some(actor.send(ClosePartition)),
+                ReplicaHere::Opening | ReplicaHere::Failed => None,
+            })
+            .collect();
+        Box::pin(async move {
+            for close in closing {
+                if let Err(error) = close.await {
+                    tracing::warn!(%error, "a replica did not close");
+                }
+            }
+        })
+    }
+}

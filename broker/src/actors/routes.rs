@@ -1,0 +1,72 @@
+//! Where the replicas of this broker are: the table that sessions and peer connections look up.
+//!
+//! Read on every request, changed when a replica comes or goes; readers never wait.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use actix::Addr;
+use arc_swap::ArcSwap;
+use baton_protocol::ids::{Offset, TopicPartition};
+use baton_storage::LogReader;
+use tokio::sync::watch;
+
+use crate::actors::partition::Partition;
+
+/// A replica that this broker hosts.
+#[derive(Clone)]
+pub struct Hosted {
+    /// Its actor.
+    pub actor: Addr<Partition>,
+    /// Its log, to read from without asking the actor.
+    pub reader: LogReader,
+    /// Its high watermark, to wait on.
+    pub watermark: watch::Receiver<Offset>,
+}
+
+/// All replicas that this broker hosts. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Routes {
+    table: Arc<ArcSwap<HashMap<TopicPartition, Hosted>>>,
+}
+
+impl Routes {
+    /// The replica of this partition, if it is here.
+    pub fn get(&self, partition: &TopicPartition) -> Option<Hosted> {
+        self.table.load().get(partition).cloned()
+    }
+
+    /// The actor of this partition's replica, if it is here.
+    pub fn with_actor<T>(
+        &self,
+        partition: &TopicPartition,
+        then: impl FnOnce(&Addr<Partition>) -> T,
+    ) -> Option<T> {
+        let table = self.table.load();
+        table.get(partition).map(|hosted| then(&hosted.actor))
+    }
+
+    /// Adds a replica.
+    pub fn insert(&self, partition: TopicPartition, hosted: Hosted) {
+        self.table.rcu(|table| {
+            let mut table = HashMap::clone(table);
+            table.insert(partition, hosted.clone());
+            table
+        });
+    }
+
+    /// Takes a replica out.
+    pub fn remove(&self, partition: &TopicPartition) -> Option<Hosted> {
+        let before = self.table.rcu(|table| {
+            let mut table = HashMap::clone(table);
+            table.remove(partition);
+            table
+        });
+        before.get(partition).cloned()
+    }
+
+    /// All replicas, as they are now.
+    pub fn all(&self) -> Arc<HashMap<TopicPartition, Hosted>> {
+        self.table.load_full()
+    }
+}

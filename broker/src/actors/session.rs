@@ -1,0 +1,368 @@
+//! One client's connection: decodes requests, hands them on, and lets the answers be written as
+//! they come.
+//!
+//! Bounded: a request takes its size from the connection's allowance and gives it back with its
+//! answer; while none is left the socket is not read.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture};
+use baton_protocol::client::{
+    CLIENT_PROTOCOL_VERSION, ClientRequest, RequestBody, ResponseBody, ServerMessage,
+};
+use baton_protocol::error::{ErrorCode, WireError};
+use baton_protocol::frame::RawFrame;
+use baton_protocol::ids::{PartitionIndex, TopicId, TopicPartition};
+use bytes::Bytes;
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, mpsc};
+
+use crate::actors::answer::Answer;
+use crate::actors::messages::{AskStatus, Produce};
+use crate::actors::subscription::{Subscription, Wanted};
+use crate::driver::CheckedBatch;
+use crate::net::connection::{self, ConnectionError, FrameReader, Outgoing};
+use crate::shared::Shared;
+
+/// A request's least share of the allowance: small ones cost too.
+const REQUEST_BYTES_MIN: usize = 256;
+
+/// The actor of one client connection.
+pub struct Session {
+    shared: Arc<Shared>,
+    out: mpsc::UnboundedSender<Outgoing>,
+    greeted: bool,
+    subscriptions: HashMap<u32, Subscription>,
+    watching: bool,
+    reading: tokio::task::AbortHandle,
+}
+
+/// A frame the client sent, with its share of the allowance.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Incoming {
+    frame: RawFrame,
+    permit: tokio::sync::OwnedSemaphorePermit,
+}
+
+/// The connection ended.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Ended(Option<ConnectionError>);
+
+impl Session {
+    /// Serves `socket` on the arbiter this is called on.
+    pub fn serve(socket: TcpStream, shared: Arc<Shared>) -> std::io::Result<()> {
+        connection::prepare(&socket)?;
+        let (read, mut write) = socket.into_split();
+        let (out, mut queue) = mpsc::unbounded_channel();
+        let allowance = shared.config.limits.in_flight_bytes_per_connection();
+        Session::create(|ctx| {
+            let address = ctx.address();
+            let reading = read_requests(FrameReader::new(read), address.clone(), allowance);
+            let reading = actix::spawn(reading).abort_handle();
+            actix::spawn(async move {
+                let result = connection::write_frames(&mut write, &mut queue, |_| ()).await;
+                address.do_send(Ended(result.err().map(ConnectionError::from)));
+            });
+            Session {
+                shared,
+                out,
+                greeted: false,
+                subscriptions: HashMap::new(),
+                watching: false,
+                reading,
+            }
+        });
+        Ok(())
+    }
+
+    fn request(&mut self, request: ClientRequest, payload: Bytes, answer: Answer, ctx: &mut Context<Self>) {
+        if !self.greeted && !matches!(request.body, RequestBody::Hello { .. }) {
+            answer.send(Err(WireError::new(
+                ErrorCode::InvalidRequest,
+                "the first request of a connection is a hello",
+            )));
+            return ctx.stop();
+        }
+        match request.body {
+            RequestBody::Hello {
+                version_min,
+                version_max,
+                cluster_id,
+                client,
+            } => {
+                let result = self.greet(version_min, version_max, cluster_id);
+                tracing::debug!(client, ok = result.is_ok(), "hello");
+                let refused = result.is_err();
+                answer.send(result);
+                if refused {
+                    ctx.stop();
+                }
+            }
+            RequestBody::Metadata { topics } => {
+                let view = self.shared.view(topics.as_deref());
+                answer.send(view.map(ResponseBody::Metadata).ok_or_else(no_metadata));
+            }
+            RequestBody::WatchMetadata => self.watch_metadata(answer, ctx),
+            RequestBody::InitProducer => self.init_producer(answer),
+            RequestBody::Produce {
+                topic,
+                partition,
+                timeout_ms,
+                ..
+            } => self.produce(topic, partition, timeout_ms, payload, answer),
+            RequestBody::PartitionStatus { topic, partition } => {
+                self.partition_status(topic, partition, answer);
+            }
+            RequestBody::Subscribe {
+                subscription,
+                topic,
+                partition,
+                offset,
+                credit_bytes,
+            } => {
+                let partition = TopicPartition { topic, partition };
+                let wanted = Wanted {
+                    subscription,
+                    partition,
+                    offset,
+                    credit_bytes,
+                };
+                self.subscribe(wanted, answer);
+            }
+            RequestBody::Credit {
+                subscription,
+                bytes,
+            } => {
+                answer.forget();
+                if let Some(subscription) = self.subscriptions.get(&subscription) {
+                    subscription.give(bytes);
+                }
+            }
+            RequestBody::Unsubscribe { subscription } => {
+                self.subscriptions.remove(&subscription);
+                answer.send(Ok(ResponseBody::Done));
+            }
+            RequestBody::Admin(request) => {
+                let control = self.shared.control.clone();
+                actix::spawn(async move {
+                    answer.send(control.ask(request).await.map(ResponseBody::Admin));
+                });
+            }
+        }
+    }
+
+    fn greet(
+        &mut self,
+        version_min: u16,
+        version_max: u16,
+        cluster_id: Option<baton_protocol::ids::ClusterId>,
+    ) -> Result<ResponseBody, WireError> {
+        let version = CLIENT_PROTOCOL_VERSION;
+        if !(version_min..=version_max).contains(&version) {
+            let text = format!(
+                "this broker speaks protocol version {version}, the client {version_min} to {version_max}"
+            );
+            return Err(WireError::new(ErrorCode::UnsupportedVersion, text));
+        }
+        let own = self.shared.cluster_id().ok_or_else(no_metadata)?;
+        if let Some(other) = cluster_id
+            && other != own
+        {
+            let text = format!("this broker belongs to cluster {own}, the client expects {other}");
+            return Err(WireError::new(ErrorCode::WrongCluster, text));
+        }
+        self.greeted = true;
+        Ok(ResponseBody::Hello {
+            version,
+            cluster_id: own,
+            broker: self.shared.broker,
+            message_bytes_max: self.shared.config.limits.message_bytes_max() as u32,
+        })
+    }
+
+    fn produce(
+        &self,
+        topic: TopicId,
+        partition: PartitionIndex,
+        timeout_ms: u32,
+        payload: Bytes,
+        answer: Answer,
+    ) {
+        let id = TopicPartition { topic, partition };
+        let bytes_max = self.shared.config.limits.message_bytes_max();
+        let batch = match CheckedBatch::check(payload, bytes_max) {
+            Ok(batch) => batch,
+            Err(error) => {
+                let code = if error.is_too_large() {
+                    ErrorCode::MessageTooLarge
+                } else {
+                    ErrorCode::InvalidBatch
+                };
+                return answer.send(Err(WireError::new(code, format!("partition {id}: {error}"))));
+            }
+        };
+        let mut message = Some(Produce {
+            batch,
+            timeout_ms,
+            answer,
+        });
+        self.shared.routes.with_actor(&id, |actor| {
+            if let Some(message) = message.take() {
+                actor.do_send(message);
+            }
+        });
+        if let Some(message) = message {
+            message.answer.send(Err(self.not_here(id)));
+        }
+    }
+
+    fn partition_status(&self, topic: TopicId, partition: PartitionIndex, answer: Answer) {
+        let id = TopicPartition { topic, partition };
+        let Some(hosted) = self.shared.routes.get(&id) else {
+            return answer.send(Err(self.not_here(id)));
+        };
+        actix::spawn(async move {
+            let result = match hosted.actor.send(AskStatus).await {
+                Ok(result) => result.map(ResponseBody::PartitionStatus),
+                Err(error) => Err(WireError::new(ErrorCode::Unavailable, error.to_string())),
+            };
+            answer.send(result);
+        });
+    }
+
+    fn subscribe(&mut self, wanted: Wanted, answer: Answer) {
+        let Some(hosted) = self.shared.routes.get(&wanted.partition) else {
+            return answer.send(Err(self.not_here(wanted.partition)));
+        };
+        let number = wanted.subscription;
+        match Subscription::start(wanted, hosted, self.out.clone(), answer) {
+            Some(subscription) => {
+                self.subscriptions.insert(number, subscription);
+            }
+            None => {
+                self.subscriptions.remove(&number);
+            }
+        }
+    }
+
+    fn watch_metadata(&mut self, answer: Answer, ctx: &mut Context<Self>) {
+        let mut changes = self.shared.known.subscribe();
+        changes.mark_unchanged();
+        let view = self.shared.view(None);
+        answer.send(view.map(ResponseBody::Metadata).ok_or_else(no_metadata));
+        if std::mem::replace(&mut self.watching, true) {
+            return;
+        }
+        let (shared, out) = (self.shared.clone(), self.out.clone());
+        let watch = async move {
+            while changes.changed().await.is_ok() {
+                if let Some(view) = shared.view(None) {
+                    push(&out, &ServerMessage::Metadata(view), Bytes::new());
+                }
+            }
+        };
+        ctx.spawn(watch.into_actor(self).map(|(), _, _| ()));
+    }
+
+    fn init_producer(&self, answer: Answer) {
+        let shared = self.shared.clone();
+        actix::spawn(async move {
+            let result = shared.producer_ids.next(&shared.control).await;
+            answer.send(result.map(|id| ResponseBody::Producer {
+                producer_id: id,
+                producer_epoch: 0,
+            }));
+        });
+    }
+
+    /// Why a partition is not served here, as precisely as this broker knows.
+    fn not_here(&self, id: TopicPartition) -> WireError {
+        let known = self.shared.known.borrow().clone();
+        let Some(state) = known.state else {
+            return no_metadata();
+        };
+        let Some(topic) = state.topics.get(&id.topic) else {
+            let text = format!("there is no topic with the id {}", id.topic);
+            return WireError::new(ErrorCode::UnknownTopic, text);
+        };
+        if topic.partition(id.partition).is_none() {
+            let count = topic.partitions.len();
+            let text = format!("topic {} has {count} partitions, there is no {}", topic.name, id.partition);
+            return WireError::new(ErrorCode::UnknownPartition, text);
+        }
+        let text = format!("broker {} does not lead {}/{}", self.shared.broker, topic.name, id.partition);
+        WireError::new(ErrorCode::NotLeader, text)
+    }
+}
+
+fn no_metadata() -> WireError {
+    WireError::new(
+        ErrorCode::NoController,
+        "this broker has not heard of a controller yet; it may be starting, or the cluster was never formed (baton cluster init)",
+    )
+}
+
+/// Queues a message that answers nothing.
+pub fn push(out: &mpsc::UnboundedSender<Outgoing>, message: &ServerMessage, payload: Bytes) {
+    match Outgoing::encode(message, payload) {
+        Ok(frame) => drop(out.send(frame)),
+        Err(error) => tracing::error!(%error, "a message to a client could not be encoded"),
+    }
+}
+
+/// Reads requests as long as the connection's allowance lasts; each takes its share along.
+async fn read_requests(mut reader: FrameReader, session: actix::Addr<Session>, allowance: usize) {
+    let semaphore = Arc::new(Semaphore::new(allowance));
+    let ended = loop {
+        match reader.next().await {
+            Ok(Some(frame)) => {
+                let size = (frame.header.len() + frame.payload.len()).max(REQUEST_BYTES_MIN);
+                let share = size.min(allowance) as u32;
+                let Ok(permit) = semaphore.clone().acquire_many_owned(share).await else {
+                    break None;
+                };
+                session.do_send(Incoming { frame, permit });
+            }
+            Ok(None) => break None,
+            Err(error) => break Some(error),
+        }
+    };
+    session.do_send(Ended(ended));
+}
+
+impl Actor for Session {
+    type Context = Context<Self>;
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        self.reading.abort();
+    }
+}
+
+impl Handler<Incoming> for Session {
+    type Result = ();
+
+    fn handle(&mut self, incoming: Incoming, ctx: &mut Self::Context) {
+        let Incoming { frame, permit } = incoming;
+        match frame.message::<ClientRequest>() {
+            Ok(request) => {
+                let answer = Answer::new(request.id, self.out.clone(), Some(permit));
+                self.request(request, frame.payload, answer, ctx);
+            }
+            Err(error) => ctx.notify(Ended(Some(error.into()))),
+        }
+    }
+}
+
+impl Handler<Ended> for Session {
+    type Result = ();
+
+    fn handle(&mut self, Ended(error): Ended, ctx: &mut Self::Context) {
+        if let Some(error) = error {
+            tracing::info!(%error, "a client's connection ended");
+        }
+        ctx.stop();
+    }
+}

@@ -1,0 +1,151 @@
+//! One subscription: pushes entries to a client as they are committed, as far as its credit goes.
+//!
+//! Reads through the log's own handle and waits on the watermark; the partition's actor is never
+//! asked. Any replica serves up to its own watermark: perhaps a little late, never wrong.
+
+use std::sync::Arc;
+
+use baton_protocol::client::{ResponseBody, ServerMessage};
+use baton_protocol::error::{ErrorCode, WireError};
+use baton_protocol::ids::{Offset, TopicPartition};
+use baton_storage::{LogReader, ReadError};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::AbortHandle;
+
+use crate::actors::answer::Answer;
+use crate::actors::routes::Hosted;
+use crate::actors::session::push;
+use crate::net::connection::Outgoing;
+
+/// Most bytes of entries in one message (one entry may be larger).
+const CHUNK_BYTES_MAX: usize = 256 << 10;
+
+/// Most credit a client can pile up.
+const CREDIT_BYTES_MAX: u64 = 1 << 30;
+
+/// What a client wants.
+pub struct Wanted {
+    /// Its number for the subscription.
+    pub subscription: u32,
+    /// The partition.
+    pub partition: TopicPartition,
+    /// The first offset.
+    pub offset: Offset,
+    /// The credit to begin with.
+    pub credit_bytes: u64,
+}
+
+/// A running subscription; ends when dropped.
+pub struct Subscription {
+    credit: Arc<Semaphore>,
+    task: AbortHandle,
+}
+
+impl Subscription {
+    /// Answers the request and begins to push, unless the offset lies outside the log.
+    pub fn start(
+        wanted: Wanted,
+        hosted: Hosted,
+        out: UnboundedSender<Outgoing>,
+        answer: Answer,
+    ) -> Option<Subscription> {
+        let (log_start, log_end) = (hosted.reader.start(), hosted.reader.end());
+        let (offset, partition) = (wanted.offset, wanted.partition);
+        if offset < log_start || offset > log_end {
+            let text = format!("partition {partition} has offsets {log_start} to {log_end} here, {offset} was asked for");
+            answer.send(Err(WireError::new(ErrorCode::OffsetOutOfRange, text)));
+            return None;
+        }
+        answer.send(Ok(ResponseBody::Subscribed {
+            log_start,
+            high_watermark: *hosted.watermark.borrow(),
+        }));
+        let credit = Arc::new(Semaphore::new(0));
+        let pusher = Pusher {
+            subscription: wanted.subscription,
+            position: offset,
+            reader: hosted.reader,
+            watermark: hosted.watermark,
+            credit: credit.clone(),
+            out,
+        };
+        let task = actix::spawn(pusher.run()).abort_handle();
+        let subscription = Subscription { credit, task };
+        subscription.give(wanted.credit_bytes);
+        Some(subscription)
+    }
+
+    /// Gives more credit.
+    pub fn give(&self, bytes: u64) {
+        let room = CREDIT_BYTES_MAX.saturating_sub(self.credit.available_permits() as u64);
+        self.credit.add_permits(bytes.min(room) as usize);
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Pusher {
+    subscription: u32,
+    position: Offset,
+    reader: LogReader,
+    watermark: watch::Receiver<Offset>,
+    credit: Arc<Semaphore>,
+    out: UnboundedSender<Outgoing>,
+}
+
+impl Pusher {
+    async fn run(mut self) {
+        let error = loop {
+            let position = self.position;
+            let high_watermark = match self.watermark.wait_for(|to| *to > position).await {
+                Ok(to) => *to,
+                Err(_) => {
+                    break WireError::new(ErrorCode::NotLeader, "the replica left this broker");
+                }
+            };
+            // At least one byte of credit is needed; a chunk may then overdraw it by its own size,
+            // which is taken before the next one.
+            let Ok(permit) = self.credit.acquire().await else {
+                return;
+            };
+            drop(permit);
+            match self.reader.read(self.position, CHUNK_BYTES_MAX, high_watermark) {
+                Ok(Some(chunk)) => {
+                    let bytes = u32::try_from(chunk.bytes.len()).unwrap_or(u32::MAX);
+                    self.position = chunk.end;
+                    let message = ServerMessage::Records {
+                        subscription: self.subscription,
+                        high_watermark,
+                    };
+                    push(&self.out, &message, chunk.bytes);
+                    let Ok(permit) = self.credit.acquire_many(bytes).await else {
+                        return;
+                    };
+                    permit.forget();
+                }
+                // The watermark runs ahead of what is readable only for the blink in which an
+                // append is published.
+                Ok(None) => tokio::task::yield_now().await,
+                Err(error) => break read_error(&error),
+            }
+        };
+        let message = ServerMessage::SubscriptionEnded {
+            subscription: self.subscription,
+            error,
+        };
+        push(&self.out, &message, bytes::Bytes::new());
+    }
+}
+
+fn read_error(error: &ReadError) -> WireError {
+    let code = match error {
+        ReadError::OutOfRange { .. } => ErrorCode::OffsetOutOfRange,
+        _ => ErrorCode::StorageFailed,
+    };
+    WireError::new(code, error.to_string())
+}

@@ -1,0 +1,432 @@
+//! Joins the core to a log: hands the core the shapes of what arrives, and carries its effects out
+//! on the log.
+//!
+//! The core moves offsets, the driver moves bytes. It is synchronous and knows neither actors nor
+//! sockets: what has to leave this replica comes out as [`Output`]. The simulator runs this very
+//! code on a faulty log. No decision about replication is taken here.
+
+use std::collections::VecDeque;
+
+use baton_protocol::batch::{self, BatchHeader, EntryIter};
+use baton_protocol::ids::{BrokerId, LeaderEpoch, Offset, Tick};
+use baton_protocol::peer::{Append, ReplicaMessage};
+use baton_replication::event::{
+    Breach, Committed, Effect, EntryShape, FenceAnswer, Input, Proposal, Refusal, RequestId,
+    SetProposal,
+};
+use baton_replication::producers::{ProducerStamp, ProducerTable};
+use baton_replication::Replica;
+use baton_storage::{Chunk, StorageError};
+use bytes::Bytes;
+
+/// The log that a driver works on. Object-safe, so that the simulator can put its own beneath.
+pub trait PartitionLog: Send {
+    /// Makes sure that the next appends of `bytes` in all cannot fail.
+    fn reserve(&mut self, bytes: usize) -> Result<(), StorageError>;
+    /// Stores a batch under this offset and epoch.
+    fn append_batch(
+        &mut self,
+        batch: &[u8],
+        base: Offset,
+        epoch: LeaderEpoch,
+    ) -> Result<(), StorageError>;
+    /// Stores an entry as it is.
+    fn append_entry(&mut self, entry: &[u8]) -> Result<(), StorageError>;
+    /// Puts everything from `to` on into quarantine, then cuts there, durably.
+    fn truncate(&mut self, to: Offset, epoch: LeaderEpoch) -> Result<(), StorageError>;
+    /// Whole entries from `from` on: as many as fit, at least one; none at the end.
+    fn read(&self, from: Offset, bytes_max: usize) -> Result<Option<Chunk>, StorageError>;
+    /// Readers may read up to here.
+    fn publish_high_watermark(&mut self, to: Offset);
+    /// What has to be done, on any thread, to make the log durable up to its present end.
+    fn prepare_flush(&mut self) -> Result<FlushWork, StorageError>;
+    /// Takes note that the flush which was prepared last has been done; the new durable end.
+    fn flushed(&mut self, done: baton_storage::FlushDone) -> Result<Offset, StorageError>;
+    /// Keeps the producers' state, so that a start need not read the whole log for it.
+    fn save_producers(&mut self, producers: &ProducerTable) -> Result<(), StorageError>;
+    /// Ends the log in good order.
+    fn close(&mut self) -> Result<(), StorageError>;
+}
+
+/// A flush, ready to be run on another thread.
+pub type FlushWork = Box<dyn FnOnce() -> Result<baton_storage::FlushDone, StorageError> + Send>;
+
+/// Something that leaves the replica.
+pub enum Output {
+    /// A message to another replica, with the entries of an append.
+    Send {
+        /// To whom.
+        to: BrokerId,
+        /// What.
+        message: ReplicaMessage,
+        /// Its entries.
+        payload: Bytes,
+    },
+    /// A producer's answer.
+    Reply {
+        /// Which request.
+        request: RequestId,
+        /// With what.
+        result: Result<Committed, ProduceError>,
+    },
+    /// A flush to be run elsewhere; its result comes back by [`Driver::flushed`].
+    Flush(FlushWork),
+    /// The watermark moved.
+    HighWatermark(Offset),
+    /// The controller's fence is answered.
+    FenceAnswer(FenceAnswer),
+    /// The controller is asked for another in-sync set.
+    ProposeInSync(SetProposal),
+    /// The lead was taken up or laid down.
+    RoleChanged {
+        /// The epoch it leads in now, if it does.
+        leading: Option<LeaderEpoch>,
+    },
+    /// Entries were discarded; they are in quarantine.
+    Truncated {
+        /// The cut.
+        to: Offset,
+        /// The leader epoch that demanded it.
+        epoch: LeaderEpoch,
+    },
+    /// A peer sent what no replica sends.
+    BadPeer {
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The replica takes no part any more.
+    Broken(BrokenReason),
+}
+
+/// Why a batch is not acknowledged.
+#[derive(Debug)]
+pub enum ProduceError {
+    /// The core refused it.
+    Refused(Refusal),
+    /// There is no room, or the disk failed. Not stored.
+    Storage(StorageError),
+}
+
+/// Why a replica takes no part any more.
+#[derive(Debug)]
+pub enum BrokenReason {
+    /// A promise was broken.
+    Breach(Breach),
+    /// Its storage failed.
+    Storage(StorageError),
+}
+
+/// A batch that has been checked and may be stored as it is.
+#[derive(Clone, Debug)]
+pub struct CheckedBatch {
+    bytes: Bytes,
+    records: u32,
+    producer: Option<ProducerStamp>,
+}
+
+impl CheckedBatch {
+    /// Checks what a producer sent. Done on the connection's thread, not the partition's.
+    pub fn check(bytes: Bytes, message_bytes_max: usize) -> Result<Self, batch::BatchError> {
+        let header = batch::validate_produced(&bytes, message_bytes_max)?;
+        Ok(CheckedBatch {
+            records: header.record_count(),
+            producer: producer_of(&header),
+            bytes,
+        })
+    }
+
+    /// Its size.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether it is empty, which no batch is.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+}
+
+/// One replica with its log.
+pub struct Driver {
+    replica: Replica,
+    log: Box<dyn PartitionLog>,
+    /// Milliseconds since 1970, as the host last said; stamps epoch-start entries, decides nothing.
+    wall_clock_ms: i64,
+    failed: bool,
+}
+
+/// The bytes that the effects of a step are about.
+enum InHand<'a> {
+    Nothing,
+    Batch(&'a [u8]),
+    Entries(&'a [&'a [u8]]),
+}
+
+impl Driver {
+    /// A replica on its log.
+    pub fn new(replica: Replica, log: Box<dyn PartitionLog>) -> Self {
+        Driver {
+            replica,
+            log,
+            wall_clock_ms: 0,
+            failed: false,
+        }
+    }
+
+    /// The core, to look at.
+    pub fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
+    /// Tells the time of day.
+    pub fn set_wall_clock(&mut self, ms: i64) {
+        self.wall_clock_ms = ms;
+    }
+
+    /// Takes a producer's batch.
+    pub fn produce(
+        &mut self,
+        now: Tick,
+        request: RequestId,
+        batch: &CheckedBatch,
+        timeout_ms: u32,
+        out: &mut Vec<Output>,
+    ) {
+        let may = match self.replica.may_append(now) {
+            Err(refusal) => Err(ProduceError::Refused(refusal)),
+            Ok(()) => self
+                .log
+                .reserve(batch.len() + batch::ENTRY_OVERHEAD_BYTES)
+                .map_err(ProduceError::Storage),
+        };
+        if let Err(error) = may {
+            let result = Err(error);
+            return out.push(Output::Reply { request, result });
+        }
+        let proposal = Proposal {
+            request,
+            records: batch.records,
+            producer: batch.producer,
+            timeout_ms,
+        };
+        self.step(now, Input::Propose(proposal), &InHand::Batch(&batch.bytes), out);
+    }
+
+    /// Takes a message of another replica. `payload` holds an append's entries.
+    pub fn receive(
+        &mut self,
+        now: Tick,
+        message: ReplicaMessage,
+        payload: &[u8],
+        out: &mut Vec<Output>,
+    ) {
+        match message {
+            ReplicaMessage::Append(append) => self.receive_append(now, append, payload, out),
+            ReplicaMessage::Ack(ack) => self.input(now, Input::Ack(ack), out),
+            ReplicaMessage::Mismatch(mismatch) => self.input(now, Input::Mismatch(mismatch), out),
+            ReplicaMessage::Refused(refused) => self.input(now, Input::Refused(refused), out),
+        }
+    }
+
+    fn receive_append(&mut self, now: Tick, append: Append, payload: &[u8], out: &mut Vec<Output>) {
+        let mut shapes = Vec::new();
+        let mut entries = Vec::new();
+        for entry in EntryIter::new(payload) {
+            match entry {
+                Ok(entry) => {
+                    shapes.push(shape_of(&entry.header));
+                    entries.push(entry.bytes);
+                }
+                Err(error) => {
+                    let why = format!("an append with a damaged entry: {error}");
+                    return out.push(Output::BadPeer { why });
+                }
+            }
+        }
+        // No room: as if the message had not come. The leader asks again, and meanwhile counts
+        // this replica out.
+        if let Err(error) = self.log.reserve(payload.len()) {
+            tracing::warn!(%error, "an append is not taken");
+            return;
+        }
+        self.step(now, Input::Append(append, shapes), &InHand::Entries(&entries), out);
+    }
+
+    /// Takes any input that carries no bytes.
+    pub fn input(&mut self, now: Tick, input: Input, out: &mut Vec<Output>) {
+        self.step(now, input, &InHand::Nothing, out);
+    }
+
+    /// Takes the result of the flush that was asked for.
+    pub fn flushed(
+        &mut self,
+        now: Tick,
+        result: Result<baton_storage::FlushDone, StorageError>,
+        out: &mut Vec<Output>,
+    ) {
+        match result.and_then(|done| self.log.flushed(done)) {
+            Ok(end) => self.input(now, Input::Flushed { end }, out),
+            Err(error) => {
+                tracing::error!(%error, "a flush failed; this replica takes no part any more");
+                self.input(now, Input::FlushFailed, out);
+            }
+        }
+    }
+
+    /// Ends the log in good order, with the producers' state as of its end.
+    pub fn close(&mut self) -> Result<(), StorageError> {
+        self.log.save_producers(&self.replica.log().producers)?;
+        self.log.close()
+    }
+
+    fn step(&mut self, now: Tick, input: Input, in_hand: &InHand<'_>, out: &mut Vec<Output>) {
+        if self.failed {
+            return self.refuse(input, out);
+        }
+        let mut effects = Vec::new();
+        self.replica.step(now, input, &mut effects);
+        let mut queue = VecDeque::from(effects);
+        while let Some(effect) = queue.pop_front() {
+            if let Err(error) = self.carry_out(now, effect, in_hand, &mut queue, out) {
+                return self.fail(error, out);
+            }
+        }
+    }
+
+    fn carry_out(
+        &mut self,
+        now: Tick,
+        effect: Effect,
+        in_hand: &InHand<'_>,
+        queue: &mut VecDeque<Effect>,
+        out: &mut Vec<Output>,
+    ) -> Result<(), StorageError> {
+        match effect {
+            Effect::AppendBatch { base, epoch, .. } => {
+                let InHand::Batch(batch) = in_hand else {
+                    unreachable!("a batch is stored in the step that proposed it");
+                };
+                self.log.append_batch(batch, base, epoch)?;
+            }
+            Effect::AppendEpochStart { base, epoch } => {
+                let batch = batch::control_batch_epoch_start(base, epoch, self.wall_clock_ms);
+                self.log.reserve(batch.len() + batch::ENTRY_OVERHEAD_BYTES)?;
+                self.log.append_batch(&batch, base, epoch)?;
+            }
+            Effect::AppendEntries { skip } => {
+                let InHand::Entries(entries) = in_hand else {
+                    unreachable!("entries are stored in the step that brought them");
+                };
+                for entry in &entries[skip..] {
+                    self.log.append_entry(entry)?;
+                }
+            }
+            Effect::Truncate { to, epoch } => {
+                self.log.truncate(to, epoch)?;
+                out.push(Output::Truncated { to, epoch });
+            }
+            Effect::Flush => out.push(Output::Flush(self.log.prepare_flush()?)),
+            Effect::Push {
+                to,
+                append,
+                bytes_max,
+            } => self.push(now, to, append, bytes_max, queue, out)?,
+            Effect::Send { to, message } => out.push(Output::Send {
+                to,
+                message,
+                payload: Bytes::new(),
+            }),
+            Effect::Reply { request, result } => out.push(Output::Reply {
+                request,
+                result: result.map_err(ProduceError::Refused),
+            }),
+            Effect::PublishHighWatermark(to) => {
+                self.log.publish_high_watermark(to);
+                out.push(Output::HighWatermark(to));
+            }
+            Effect::AnswerFence(answer) => out.push(Output::FenceAnswer(answer)),
+            Effect::ProposeInSync(proposal) => out.push(Output::ProposeInSync(proposal)),
+            Effect::RoleChanged { leading } => out.push(Output::RoleChanged { leading }),
+            Effect::Ignored { from, why } => out.push(Output::BadPeer {
+                why: format!("broker {from} sent {why}"),
+            }),
+            Effect::Broken(breach) => {
+                out.push(Output::Broken(BrokenReason::Breach(breach)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends entries, and tells the core how far they went, which may ask for more.
+    fn push(
+        &mut self,
+        now: Tick,
+        to: BrokerId,
+        append: Append,
+        bytes_max: u64,
+        queue: &mut VecDeque<Effect>,
+        out: &mut Vec<Output>,
+    ) -> Result<(), StorageError> {
+        let chunk = if bytes_max == 0 {
+            None
+        } else {
+            self.log.read(append.prev_end, bytes_max as usize)?
+        };
+        let pushed = chunk.as_ref().map(|chunk| (chunk.end, chunk.bytes.len()));
+        out.push(Output::Send {
+            to,
+            message: ReplicaMessage::Append(append),
+            payload: chunk.map(|chunk| chunk.bytes).unwrap_or_default(),
+        });
+        if let Some((end, bytes)) = pushed {
+            let mut more = Vec::new();
+            let bytes = bytes as u64;
+            self.replica.step(now, Input::Pushed { to, end, bytes }, &mut more);
+            queue.extend(more);
+        }
+        Ok(())
+    }
+
+    /// The log failed under an effect: what the core believes and what is stored may differ, so
+    /// this replica takes no part any more.
+    fn fail(&mut self, error: StorageError, out: &mut Vec<Output>) {
+        self.failed = true;
+        let mut effects = Vec::new();
+        self.replica.step(Tick(0), Input::FlushFailed, &mut effects);
+        for effect in effects {
+            if let Effect::Reply { request, result } = effect {
+                let result = result.map_err(ProduceError::Refused);
+                out.push(Output::Reply { request, result });
+            }
+        }
+        out.push(Output::Broken(BrokenReason::Storage(error)));
+    }
+
+    fn refuse(&self, input: Input, out: &mut Vec<Output>) {
+        if let Input::Propose(proposal) = input {
+            out.push(Output::Reply {
+                request: proposal.request,
+                result: Err(ProduceError::Refused(Refusal::NotLeader)),
+            });
+        }
+    }
+}
+
+fn producer_of(header: &BatchHeader) -> Option<ProducerStamp> {
+    header.producer().map(|stamp| ProducerStamp {
+        id: stamp.id,
+        epoch: stamp.epoch,
+        sequence: stamp.sequence,
+        records: stamp.records,
+    })
+}
+
+/// An entry as the core sees it.
+pub fn shape_of(header: &BatchHeader) -> EntryShape {
+    EntryShape {
+        epoch: header.leader_epoch(),
+        base: header.base_offset(),
+        end: header.next_offset(),
+        producer: producer_of(header),
+    }
+}

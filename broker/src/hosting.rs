@@ -1,0 +1,245 @@
+//! The replicas in a data directory: opening their logs, and putting away those that are gone.
+//!
+//! Also the real [`PartitionLog`]: the storage crate's log with its quarantine.
+
+use std::path::{Path, PathBuf};
+
+use baton_protocol::batch::EntryIter;
+use baton_protocol::ids::{BrokerId, BrokerLife, LeaderEpoch, Offset, TopicPartition};
+use baton_replication::epochs::EpochHistory;
+use baton_replication::event::PartitionView;
+use baton_replication::producers::{ProducerTable, RememberedBatch};
+use baton_replication::rules::Rules;
+use baton_replication::{LogShape, Replica};
+use baton_storage::{Chunk, Log, LogIdentity, LogReader, StorageError};
+
+use crate::config::Config;
+use crate::driver::{Driver, FlushWork, PartitionLog, shape_of};
+
+/// How much is read at a time where a log is walked at its start.
+const WALK_BYTES: usize = 1 << 20;
+
+/// A replica's log cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum HostingError {
+    /// Storage said no.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The log is damaged where it had been acknowledged.
+    #[error("the log in {dir} is damaged below its durable end: {detail}")]
+    Damaged {
+        /// Its directory.
+        dir: PathBuf,
+        /// Where and how.
+        detail: String,
+    },
+    /// An entry that storage gave out cannot be read.
+    #[error("the log in {dir} holds an unreadable entry: {detail}")]
+    Unreadable {
+        /// Its directory.
+        dir: PathBuf,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// The opening thread panicked.
+    #[error("opening the log panicked: {0}")]
+    Panicked(String),
+    /// A directory could not be moved or removed.
+    #[error("{path}: {source}")]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// A replica whose log is open.
+pub struct OpenedReplica {
+    /// Reads it.
+    pub reader: LogReader,
+    log: StoredLog,
+    shape: LogShape,
+}
+
+impl OpenedReplica {
+    /// The replica's driver.
+    pub fn into_driver(
+        self,
+        me: BrokerLife,
+        config: baton_replication::Config,
+        view: PartitionView,
+        links: Vec<BrokerId>,
+    ) -> Driver {
+        let replica = Replica::new(me, config, Rules::default(), self.shape, view, links);
+        Driver::new(replica, Box::new(self.log))
+    }
+}
+
+/// Where a partition's files are.
+pub fn directory(data_dir: &Path, partition: TopicPartition) -> PathBuf {
+    data_dir
+        .join("topics")
+        .join(partition.topic.to_string())
+        .join(partition.partition.to_string())
+}
+
+/// Opens a partition's log, makes what is found durable, and rebuilds the state that follows from
+/// it.
+pub fn open(
+    data_dir: &Path,
+    partition: TopicPartition,
+    config: &Config,
+) -> Result<OpenedReplica, HostingError> {
+    let dir = directory(data_dir, partition);
+    let identity = LogIdentity {
+        topic: partition.topic,
+        partition: partition.partition,
+    };
+    let (log, recovery) = Log::open(&dir, identity, config.log.storage())?;
+    if let Some(damage) = recovery.damage {
+        let detail = damage.to_string();
+        return Err(HostingError::Damaged { dir, detail });
+    }
+    if recovery.torn_bytes > 0 {
+        tracing::info!(%partition, bytes = recovery.torn_bytes, "a torn tail was cut");
+    }
+    let producers = rebuild_producers(&dir, &log)?;
+    let shape = LogShape {
+        start: log.start(),
+        end: log.end(),
+        durable_end: log.durable_end(),
+        high_watermark: log.start(),
+        epochs: EpochHistory::new(log.epochs().to_vec()),
+        producers,
+    };
+    let reader = log.reader();
+    let log = StoredLog { dir, log };
+    Ok(OpenedReplica { reader, log, shape })
+}
+
+/// The producers' state as of the log's end: the newest snapshot, and what the log holds after it.
+fn rebuild_producers(dir: &Path, log: &Log) -> Result<ProducerTable, HostingError> {
+    let snapshot = log.load_producers().and_then(|(at, bytes)| {
+        let table = rmp_serde::from_slice::<ProducerTable>(&bytes);
+        table.ok().map(|table| (at, table))
+    });
+    let (mut at, mut table) = snapshot.unwrap_or((log.start(), ProducerTable::default()));
+    while let Some(chunk) = log.read(at, WALK_BYTES)? {
+        for entry in EntryIter::new(&chunk.bytes) {
+            let entry = entry.map_err(|error| HostingError::Unreadable {
+                dir: dir.to_owned(),
+                detail: error.to_string(),
+            })?;
+            let shape = shape_of(&entry.header);
+            if let Some(stamp) = shape.producer.filter(|_| shape.base >= at) {
+                let batch = RememberedBatch {
+                    stamp,
+                    base: shape.base,
+                    end: shape.end,
+                    leader_epoch: shape.epoch,
+                };
+                // Nothing is known to be committed yet, so nothing may be forgotten.
+                table.append(batch, Offset::ZERO);
+            }
+        }
+        at = chunk.end;
+    }
+    Ok(table)
+}
+
+/// Puts the files of a replica that is gone out of the way. Those of a deleted topic are removed;
+/// others are set aside, since only a recorded deletion may destroy data.
+pub fn retire(
+    data_dir: &Path,
+    partition: TopicPartition,
+    deleted: bool,
+) -> Result<(), HostingError> {
+    let dir = directory(data_dir, partition);
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| HostingError::Io { path, source }
+    };
+    if !dir.exists() {
+        return Ok(());
+    }
+    if deleted {
+        std::fs::remove_dir_all(&dir).map_err(failed(&dir))?;
+        // The topic's directory goes with its last partition here.
+        if let Some(topic) = dir.parent() {
+            match std::fs::remove_dir(topic) {
+                Err(error) if error.kind() == std::io::ErrorKind::DirectoryNotEmpty => {}
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                other => other.map_err(failed(topic))?,
+            }
+        }
+        return Ok(());
+    }
+    let aside = data_dir.join("set-aside");
+    std::fs::create_dir_all(&aside).map_err(failed(&aside))?;
+    let to = aside.join(format!("{}-{}", partition.topic, partition.partition));
+    std::fs::rename(&dir, &to).map_err(failed(&dir))
+}
+
+/// A log on disk, as the driver wants it.
+struct StoredLog {
+    dir: PathBuf,
+    log: Log,
+}
+
+impl PartitionLog for StoredLog {
+    fn reserve(&mut self, bytes: usize) -> Result<(), StorageError> {
+        self.log.reserve(bytes)
+    }
+
+    fn append_batch(
+        &mut self,
+        batch: &[u8],
+        base: Offset,
+        epoch: LeaderEpoch,
+    ) -> Result<(), StorageError> {
+        self.log.append_batch(batch, base, epoch)
+    }
+
+    fn append_entry(&mut self, entry: &[u8]) -> Result<(), StorageError> {
+        self.log.append_entry(entry)
+    }
+
+    fn truncate(&mut self, to: Offset, epoch: LeaderEpoch) -> Result<(), StorageError> {
+        let reason = format!("never committed; the history of leader epoch {epoch} differs");
+        baton_storage::quarantine::set_aside(&self.dir, &self.log, to, &reason)?;
+        self.log.truncate(to)
+    }
+
+    fn read(&self, from: Offset, bytes_max: usize) -> Result<Option<Chunk>, StorageError> {
+        self.log.read(from, bytes_max)
+    }
+
+    fn publish_high_watermark(&mut self, to: Offset) {
+        self.log.publish_high_watermark(to);
+    }
+
+    fn prepare_flush(&mut self) -> Result<FlushWork, StorageError> {
+        let job = self.log.prepare_flush()?;
+        Ok(Box::new(move || job.run()))
+    }
+
+    fn flushed(&mut self, done: baton_storage::FlushDone) -> Result<Offset, StorageError> {
+        self.log.flushed(done)?;
+        Ok(self.log.durable_end())
+    }
+
+    fn save_producers(&mut self, producers: &ProducerTable) -> Result<(), StorageError> {
+        match rmp_serde::to_vec_named(producers) {
+            Ok(bytes) => self.log.save_producers(self.log.end(), &bytes),
+            Err(error) => {
+                tracing::error!(%error, "the producers' state cannot be encoded");
+                Ok(())
+            }
+        }
+    }
+
+    fn close(&mut self) -> Result<(), StorageError> {
+        self.log.close_clean()
+    }
+}
