@@ -57,7 +57,7 @@ fn what_another_library_builds_is_read_here() {
     let records: Vec<Record> = (0..4)
         .map(|i| Record {
             transactional: false,
-            delete_horizon: None,
+            delete_horizon: false,
             control: false,
             partition_leader_epoch: 0,
             producer_id: 7,
