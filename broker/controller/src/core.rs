@@ -1,0 +1,542 @@
+//! The controller's decisions: sessions, deaths, elections, set changes.
+//!
+//! [`ControllerCore::step`] is the one door. A core begins when its node takes the lead of the Raft
+//! group, with the state as of then, and ends with that lead. It changes nothing itself: it proposes
+//! commands, and acts on what comes back committed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use baton_protocol::ids::{
+    BrokerEpoch, BrokerId, BrokerLife, LeaderEpoch, MetadataIndex, Tick, TopicPartition,
+};
+
+use crate::admin::AdminWaiting;
+use crate::detector::Detector;
+use crate::election::Election;
+use crate::session::{FenceAnswer, FromController, ToController};
+use crate::state::{ClusterState, Command, Elected, Outcome, SetChange, SetChangeResult};
+
+/// How often a fence that was not answered is sent again, in milliseconds.
+const FENCE_RETRY_MS: u64 = 200;
+
+/// What can be tuned.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// How long a broker may be silent before it is held for dead, in milliseconds.
+    pub session_timeout_ms: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            session_timeout_ms: 1_000,
+        }
+    }
+}
+
+/// One connection of a broker. Chosen by the host, never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SessionId(pub u64);
+
+/// Names a proposal until its outcome is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Token(pub u64);
+
+/// Something that happened.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// Time passed. Comes at least every 50 ms.
+    Tick,
+    /// A connection ended.
+    Closed(SessionId),
+    /// A broker said something. The first message of a connection opens its session.
+    Message(SessionId, ToController),
+    /// A command was committed. In order, without gaps.
+    Applied(MetadataIndex, Command),
+    /// What became of a proposal; comes after the command itself was `Applied`.
+    Outcome(Token, Outcome),
+    /// A proposal was not taken, or its fate is unknown.
+    ProposalFailed(Token),
+}
+
+/// Something to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Have a command committed.
+    Propose(Token, Command),
+    /// Tell a broker.
+    Send(SessionId, FromController),
+    /// End a connection.
+    Close(SessionId),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Session {
+    broker: BrokerId,
+    /// The life it was given; none while it registers.
+    life: Option<BrokerEpoch>,
+}
+
+/// What a proposal was for.
+#[derive(Clone, Debug)]
+pub(crate) enum Purpose {
+    Registration(SessionId),
+    Fencing,
+    Elections,
+    SetChanges(SessionId, Vec<SetChange>),
+    Admin(AdminWaiting),
+}
+
+/// The active controller.
+#[derive(Clone, Debug)]
+pub struct ControllerCore {
+    pub(crate) me: BrokerId,
+    pub(crate) term: u64,
+    config: Config,
+    pub(crate) state: ClusterState,
+    sessions: BTreeMap<SessionId, Session>,
+    detector: Detector,
+    pub(crate) elections: BTreeMap<TopicPartition, Election>,
+    purposes: BTreeMap<Token, Purpose>,
+    next_token: u64,
+    fencing: bool,
+    starting: bool,
+}
+
+impl ControllerCore {
+    /// The controller on broker `me`, leading the Raft group in `term`, with all that was committed
+    /// before. Every broker gets a full session; unfinished elections are begun anew.
+    pub fn new(me: BrokerId, term: u64, config: Config, state: ClusterState, now: Tick) -> Self {
+        let mut core = ControllerCore {
+            me,
+            term,
+            config,
+            state,
+            sessions: BTreeMap::new(),
+            detector: Detector::default(),
+            elections: BTreeMap::new(),
+            purposes: BTreeMap::new(),
+            next_token: 0,
+            fencing: false,
+            starting: true,
+        };
+        core.watch_brokers(now);
+        core
+    }
+
+    /// The state as of the last command.
+    pub fn state(&self) -> &ClusterState {
+        &self.state
+    }
+
+    /// Takes one input and appends what is to be done to `out`.
+    pub fn step(&mut self, now: Tick, input: Input, out: &mut Vec<Effect>) {
+        match input {
+            Input::Tick => self.on_tick(now, out),
+            Input::Closed(session) => self.on_closed(session, now, out),
+            Input::Message(session, message) => self.on_message(session, message, now, out),
+            Input::Applied(index, command) => self.on_applied(index, command, now, out),
+            Input::Outcome(token, outcome) => self.on_outcome(token, outcome, now, out),
+            Input::ProposalFailed(token) => self.on_failed(token, out),
+        }
+    }
+
+    pub(crate) fn propose(&mut self, command: Command, purpose: Purpose, out: &mut Vec<Effect>) {
+        let token = Token(self.next_token);
+        self.next_token += 1;
+        self.purposes.insert(token, purpose);
+        out.push(Effect::Propose(token, command));
+    }
+
+    fn on_tick(&mut self, now: Tick, out: &mut Vec<Effect>) {
+        self.detector.tick(now);
+        if std::mem::take(&mut self.starting) {
+            // What the last controller asked may have been answered to it: ask again, in the next
+            // epoch, so that no answer to it can be taken for one to this controller.
+            let unfinished = self.state.partitions().filter(|(_, p)| p.leader.is_none());
+            let elections: Vec<_> = unfinished.map(|(id, p)| (id, p.epoch)).collect();
+            self.begin_elections(elections, out);
+            self.depose_the_dead(out);
+        }
+        self.judge_brokers(now, out);
+        self.repeat_fences(now, out);
+        self.decide_elections(now, out);
+    }
+
+    // ---- sessions ---------------------------------------------------------------------------
+
+    fn on_closed(&mut self, id: SessionId, now: Tick, out: &mut Vec<Effect>) {
+        let Some(session) = self.sessions.remove(&id) else {
+            return;
+        };
+        if self.session_of(session.broker).is_none() {
+            self.detector.connected(session.broker, false, now);
+            self.judge_brokers(now, out);
+        }
+    }
+
+    /// The connection of a broker's present life.
+    fn session_of(&self, broker: BrokerId) -> Option<SessionId> {
+        let life = self.state.life_of(broker)?;
+        let mut sessions = self.sessions.iter().rev();
+        sessions
+            .find(|(_, session)| session.broker == broker && session.life == Some(life))
+            .map(|(id, _)| *id)
+    }
+
+    fn on_message(
+        &mut self,
+        id: SessionId,
+        message: ToController,
+        now: Tick,
+        out: &mut Vec<Effect>,
+    ) {
+        if let ToController::Hello { broker, life } = message {
+            return self.on_hello(id, broker, life, now, out);
+        }
+        let Some(session) = self.sessions.get(&id).copied() else {
+            return out.push(Effect::Close(id));
+        };
+        match message {
+            ToController::Hello { .. } => {}
+            ToController::Register {
+                directory,
+                client_address,
+                peer_address,
+                log_lost,
+            } => {
+                let command = Command::RegisterBroker {
+                    id: session.broker,
+                    directory,
+                    client_address,
+                    peer_address,
+                    log_lost,
+                };
+                self.propose(command, Purpose::Registration(id), out);
+            }
+            ToController::Heartbeat { disk_progress } => {
+                if session.life.is_some() && session.life == self.state.life_of(session.broker) {
+                    self.detector
+                        .heard(session.broker, disk_progress, &self.config, now);
+                }
+                out.push(Effect::Send(id, FromController::HeartbeatAck));
+            }
+            ToController::FenceAnswers(answers) => self.on_fence_answers(&answers, now, out),
+            ToController::ProposeInSync(changes) => {
+                let Some(epoch) = session.life else {
+                    return;
+                };
+                let leader = BrokerLife {
+                    broker: session.broker,
+                    epoch,
+                };
+                let command = Command::ChangeInSync {
+                    leader,
+                    changes: changes.clone(),
+                };
+                self.propose(command, Purpose::SetChanges(id, changes), out);
+            }
+            ToController::ConnectionRefused { life } => {
+                self.detector
+                    .refused(life.broker, life.epoch, session.broker, now);
+                self.judge_brokers(now, out);
+            }
+            ToController::Admin {
+                id: request_id,
+                request,
+                fresh_topic_id,
+            } => self.on_admin(id, request_id, request, fresh_topic_id, out),
+        }
+    }
+
+    fn on_hello(
+        &mut self,
+        id: SessionId,
+        broker: BrokerId,
+        life: Option<BrokerEpoch>,
+        now: Tick,
+        out: &mut Vec<Effect>,
+    ) {
+        if life.is_some() && self.state.life_of(broker) != life {
+            out.push(Effect::Send(id, FromController::Obsolete));
+            return out.push(Effect::Close(id));
+        }
+        self.sessions.insert(id, Session { broker, life });
+        let controller = self.me;
+        out.push(Effect::Send(id, FromController::Welcome { controller }));
+        if life.is_some() {
+            self.begin_session(id, broker, now, out);
+        }
+    }
+
+    /// The broker has a life: it gets the metadata, and what it must answer.
+    fn begin_session(&mut self, id: SessionId, broker: BrokerId, now: Tick, out: &mut Vec<Effect>) {
+        self.detector.connected(broker, true, now);
+        out.push(Effect::Send(
+            id,
+            FromController::Snapshot(self.state.clone()),
+        ));
+        let fences = self.open_fences(broker);
+        if !fences.is_empty() {
+            out.push(Effect::Send(id, FromController::Fence(fences)));
+        }
+    }
+
+    // ---- what is committed ------------------------------------------------------------------
+
+    fn on_applied(
+        &mut self,
+        index: MetadataIndex,
+        command: Command,
+        now: Tick,
+        out: &mut Vec<Effect>,
+    ) {
+        if index <= self.state.index {
+            return;
+        }
+        self.state.apply(index, &command);
+        let living = self.sessions.iter().filter(|(_, session)| {
+            session.life.is_some() && session.life == self.state.life_of(session.broker)
+        });
+        let living: Vec<SessionId> = living.map(|(id, _)| *id).collect();
+        for id in living {
+            let commands = FromController::Commands(vec![(index, command.clone())]);
+            out.push(Effect::Send(id, commands));
+        }
+        self.watch_brokers(now);
+        match command {
+            Command::BeginElections(elections) => {
+                let begun = elections.iter().map(|(id, _)| *id);
+                let begun: Vec<TopicPartition> = begun.collect();
+                self.open_elections(&begun, now, out);
+            }
+            Command::ElectLeaders(elected) => {
+                for elected in elected {
+                    self.close_election(&elected);
+                }
+                // The winner may have died meanwhile.
+                self.depose_the_dead(out);
+            }
+            Command::DeleteTopic { id } => {
+                self.elections.retain(|partition, _| partition.topic != id);
+            }
+            Command::RegisterBroker { .. } | Command::SetFenced { .. } => {
+                self.depose_the_dead(out);
+                self.decide_elections(now, out);
+            }
+            Command::CreateTopic { .. } => self.depose_the_dead(out),
+            Command::FormCluster { .. }
+            | Command::ChangeInSync { .. }
+            | Command::AllocateProducerIds { .. } => {}
+        }
+    }
+
+    fn on_outcome(&mut self, token: Token, outcome: Outcome, now: Tick, out: &mut Vec<Effect>) {
+        match self.purposes.remove(&token) {
+            Some(Purpose::Registration(id)) => {
+                if let (Outcome::Registered(epoch), Some(session)) =
+                    (outcome, self.sessions.get_mut(&id))
+                {
+                    session.life = Some(epoch);
+                    let broker = session.broker;
+                    out.push(Effect::Send(id, FromController::Registered { epoch }));
+                    self.begin_session(id, broker, now, out);
+                }
+            }
+            Some(Purpose::Fencing) => self.fencing = false,
+            Some(Purpose::SetChanges(id, changes)) => {
+                let Outcome::SetChanges(results) = outcome else {
+                    return;
+                };
+                let refused: Vec<_> = changes
+                    .iter()
+                    .zip(results)
+                    .filter(|(_, result)| *result == SetChangeResult::Refused)
+                    .map(|(change, _)| (change.partition, change.version))
+                    .collect();
+                if !refused.is_empty() && self.sessions.contains_key(&id) {
+                    out.push(Effect::Send(id, FromController::SetChangesRefused(refused)));
+                }
+            }
+            Some(Purpose::Admin(waiting)) => self.on_admin_outcome(waiting, outcome, out),
+            Some(Purpose::Elections) | None => {}
+        }
+    }
+
+    /// The fate of the proposal is unknown, or it was not taken. What it was for is asked for
+    /// again by whoever wants it.
+    fn on_failed(&mut self, token: Token, out: &mut Vec<Effect>) {
+        match self.purposes.remove(&token) {
+            Some(Purpose::Registration(id)) => out.push(Effect::Close(id)),
+            Some(Purpose::Fencing) => self.fencing = false,
+            Some(Purpose::Elections) => {
+                for election in self.elections.values_mut() {
+                    election.decided = false;
+                }
+                self.starting = true;
+            }
+            Some(Purpose::Admin(waiting)) => self.on_admin_failed(waiting, out),
+            Some(Purpose::SetChanges(..)) | None => {}
+        }
+    }
+
+    // ---- the dead ---------------------------------------------------------------------------
+
+    fn watch_brokers(&mut self, now: Tick) {
+        for broker in self.state.brokers.values() {
+            self.detector.watch(broker.id, broker.epoch, now);
+        }
+    }
+
+    /// Fences those who died and takes back those who did not: all of them in one command, and one
+    /// such command at a time.
+    fn judge_brokers(&mut self, now: Tick, out: &mut Vec<Effect>) {
+        if self.fencing {
+            return;
+        }
+        let (mut fence, mut unfence) = (Vec::new(), Vec::new());
+        for broker in self.state.brokers.values() {
+            let life = BrokerLife {
+                broker: broker.id,
+                epoch: broker.epoch,
+            };
+            if !broker.fenced && self.detector.is_dead(broker.id, &self.config, now) {
+                fence.push(life);
+            } else if broker.fenced && self.detector.has_recovered(broker.id, &self.config, now) {
+                unfence.push(life);
+            }
+        }
+        if !fence.is_empty() || !unfence.is_empty() {
+            self.fencing = true;
+            self.propose(Command::SetFenced { fence, unfence }, Purpose::Fencing, out);
+        }
+    }
+
+    /// Ends the reign of every leader whose broker is held for dead, or lives another life.
+    fn depose_the_dead(&mut self, out: &mut Vec<Effect>) {
+        let deposed: Vec<_> = self
+            .state
+            .partitions()
+            .filter(|(_, partition)| {
+                partition.leader.is_some_and(|leader| {
+                    !self.state.is_current(leader) || self.state.is_fenced(leader.broker)
+                })
+            })
+            .map(|(id, partition)| (id, partition.epoch))
+            .collect();
+        self.begin_elections(deposed, out);
+    }
+
+    // ---- elections --------------------------------------------------------------------------
+
+    fn begin_elections(
+        &mut self,
+        elections: Vec<(TopicPartition, LeaderEpoch)>,
+        out: &mut Vec<Effect>,
+    ) {
+        if !elections.is_empty() {
+            self.propose(Command::BeginElections(elections), Purpose::Elections, out);
+        }
+    }
+
+    fn open_elections(&mut self, begun: &[TopicPartition], now: Tick, out: &mut Vec<Effect>) {
+        let mut members = BTreeSet::new();
+        for id in begun {
+            if let Some(partition) = self.state.partition(id)
+                && partition.leader.is_none()
+            {
+                members.extend(partition.in_sync.iter().copied());
+                self.elections
+                    .insert(*id, Election::new(partition.epoch, now));
+            }
+        }
+        for member in members {
+            self.send_fences(member, out);
+        }
+    }
+
+    /// A result was committed. It may still not have been accepted: the winner has begun another
+    /// life meanwhile. Then the election goes on.
+    fn close_election(&mut self, elected: &Elected) {
+        let partition = self.state.partition(&elected.partition);
+        if partition.is_some_and(|p| p.leader.is_none() && p.epoch == elected.epoch) {
+            if let Some(election) = self.elections.get_mut(&elected.partition) {
+                election.decided = false;
+            }
+        } else {
+            self.elections.remove(&elected.partition);
+        }
+    }
+
+    /// The fences that a broker has not answered in its present life.
+    fn open_fences(&self, broker: BrokerId) -> Vec<(TopicPartition, LeaderEpoch)> {
+        let open = self.elections.iter().filter(|(id, election)| {
+            let member = self
+                .state
+                .partition(id)
+                .is_some_and(|p| p.in_sync.contains(&broker));
+            member && !election.has_answered(&self.state, broker)
+        });
+        open.map(|(id, election)| (*id, election.epoch)).collect()
+    }
+
+    fn send_fences(&self, broker: BrokerId, out: &mut Vec<Effect>) {
+        let Some(session) = self.session_of(broker) else {
+            return;
+        };
+        let fences = self.open_fences(broker);
+        if !fences.is_empty() {
+            out.push(Effect::Send(session, FromController::Fence(fences)));
+        }
+    }
+
+    fn repeat_fences(&mut self, now: Tick, out: &mut Vec<Effect>) {
+        let mut due = false;
+        for election in self.elections.values_mut() {
+            if now.since_ms(election.asked_at) >= FENCE_RETRY_MS {
+                election.asked_at = now;
+                due = true;
+            }
+        }
+        if due {
+            let brokers: Vec<BrokerId> = self.state.brokers.keys().copied().collect();
+            for broker in brokers {
+                self.send_fences(broker, out);
+            }
+        }
+    }
+
+    fn on_fence_answers(&mut self, answers: &[FenceAnswer], now: Tick, out: &mut Vec<Effect>) {
+        for answer in answers {
+            if self.state.is_current(answer.life)
+                && let Some(election) = self.elections.get_mut(&answer.partition)
+            {
+                election.answer(*answer);
+            }
+        }
+        self.decide_elections(now, out);
+    }
+
+    fn decide_elections(&mut self, now: Tick, out: &mut Vec<Effect>) {
+        let mut elected = Vec::new();
+        for (id, election) in &mut self.elections {
+            if election.decided {
+                continue;
+            }
+            let Some(partition) = self.state.partition(id) else {
+                continue;
+            };
+            if let Some(leader) = election.winner(&self.state, partition, now) {
+                election.decided = true;
+                elected.push(Elected {
+                    partition: *id,
+                    epoch: election.epoch,
+                    leader,
+                });
+            }
+        }
+        if !elected.is_empty() {
+            self.propose(Command::ElectLeaders(elected), Purpose::Elections, out);
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! What a broker and the active controller say to each other, over the one connection that each
+//! broker keeps to it.
+
+use baton_protocol::admin::{AdminRequest, AdminResponse};
+use baton_protocol::error::WireError;
+use baton_protocol::ids::{
+    BrokerEpoch, BrokerId, BrokerLife, DirectoryId, LeaderEpoch, MetadataIndex, Offset,
+    PartitionVersion, TopicId, TopicPartition,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::state::{ClusterState, Command, SetChange};
+
+/// From a broker to the controller.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToController {
+    /// Always the first message.
+    Hello {
+        /// Who it is.
+        broker: BrokerId,
+        /// The life it was given, if it has one: then it goes on, and need not register.
+        life: Option<BrokerEpoch>,
+    },
+    /// The process has started and wants a life.
+    Register {
+        /// Its data directory.
+        directory: DirectoryId,
+        /// Where clients reach it.
+        client_address: String,
+        /// Where brokers reach it.
+        peer_address: String,
+        /// Its disk may have lost acknowledged entries.
+        log_lost: bool,
+    },
+    /// It lives, and so does its disk: the count of disk operations rises as long as they end.
+    Heartbeat {
+        /// That count.
+        disk_progress: u64,
+    },
+    /// Answers to fences.
+    FenceAnswers(Vec<FenceAnswer>),
+    /// Set changes that its leaders ask for.
+    ProposeInSync(Vec<SetChange>),
+    /// A connection to this broker, in this life, was refused.
+    ConnectionRefused {
+        /// Whose.
+        life: BrokerLife,
+    },
+    /// An operator's (or the broker's own) request.
+    Admin {
+        /// Comes back in the answer.
+        id: u64,
+        /// What.
+        request: AdminRequest,
+        /// A random id, should a topic be made: the controller's core draws none itself.
+        fresh_topic_id: TopicId,
+    },
+}
+
+/// An answer to a fence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FenceAnswer {
+    /// The partition.
+    pub partition: TopicPartition,
+    /// The fence.
+    pub epoch: LeaderEpoch,
+    /// The epoch of the last entry of the durable log.
+    pub last_epoch: LeaderEpoch,
+    /// The durable end.
+    pub durable_end: Offset,
+    /// The log start.
+    pub log_start: Offset,
+    /// Who answers, in which life.
+    pub life: BrokerLife,
+}
+
+/// From the controller to a broker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromController {
+    /// This is the active controller.
+    Welcome {
+        /// Its broker.
+        controller: BrokerId,
+    },
+    /// This is not the active controller; the connection ends.
+    NotController {
+        /// Where it is, as far as is known.
+        leader: Option<BrokerId>,
+    },
+    /// The broker has a life.
+    Registered {
+        /// Which.
+        epoch: BrokerEpoch,
+    },
+    /// The life that the broker claims has passed: another process has registered under its id.
+    Obsolete,
+    /// A heartbeat arrived.
+    HeartbeatAck,
+    /// The metadata as a whole: never older than the broker's registration.
+    Snapshot(ClusterState),
+    /// What was committed since, in order and without gaps.
+    Commands(Vec<(MetadataIndex, Command)>),
+    /// Bars the epochs below these.
+    Fence(Vec<(TopicPartition, LeaderEpoch)>),
+    /// Set changes, by the version they were proposed against, that are refused for good.
+    SetChangesRefused(Vec<(TopicPartition, PartitionVersion)>),
+    /// The answer to a request.
+    AdminResult {
+        /// Of the request.
+        id: u64,
+        /// What.
+        result: Result<AdminResponse, WireError>,
+    },
+}
