@@ -417,3 +417,32 @@ impl ClusterState {
             .flat_map(|topic| &mut topic.partitions)
     }
 }
+
+impl std::fmt::Display for Command {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Command::FormCluster { cluster_id } => write!(f, "form cluster {cluster_id}"),
+            Command::RegisterBroker { id, .. } => write!(f, "register broker {id}"),
+            Command::SetFenced { fence, unfence } => {
+                write!(
+                    f,
+                    "fence {} and unfence {} brokers",
+                    fence.len(),
+                    unfence.len()
+                )
+            }
+            Command::CreateTopic { name, .. } => write!(f, "create topic {name}"),
+            Command::DeleteTopic { id } => write!(f, "delete topic {id}"),
+            Command::BeginElections(list) => write!(f, "begin {} elections", list.len()),
+            Command::ElectLeaders(list) => write!(f, "elect {} leaders", list.len()),
+            Command::ChangeInSync { leader, changes } => {
+                write!(
+                    f,
+                    "change {} in-sync sets for broker {leader}",
+                    changes.len()
+                )
+            }
+            Command::AllocateProducerIds { count } => write!(f, "allocate {count} producer ids"),
+        }
+    }
+}

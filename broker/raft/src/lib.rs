@@ -1,1 +1,12 @@
-//! Under construction.
+//! The cluster's metadata on Raft. The only place that knows openraft: none of its types leaves
+//! this crate.
+
+mod log_store;
+mod network;
+mod node;
+mod state_machine;
+mod types;
+
+pub use network::{CallError, Identity};
+pub use node::{ProposeError, RaftConfig, RaftLeader, RaftNode, StartError, form, identify};
+pub use state_machine::AppliedCommand;
