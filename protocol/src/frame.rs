@@ -13,6 +13,9 @@ use serde::de::DeserializeOwned;
 /// Most bytes of a frame, its length field aside: 16 MiB of payload and room for a header.
 pub const FRAME_BYTES_MAX: usize = (16 << 20) + (64 << 10);
 
+/// Most bytes of a header that has a payload beside it. A larger one takes the whole frame.
+pub const HEADER_BYTES_MAX: usize = WHOLE_FRAME as usize - 1;
+
 /// Bytes of the two length fields.
 const LENGTHS_BYTES: usize = 6;
 
@@ -25,6 +28,17 @@ pub enum FrameError {
     /// It is larger than allowed.
     #[error("a frame of {len} bytes; at most {max} are allowed")]
     TooLarge {
+        /// Its size.
+        len: usize,
+        /// What is allowed.
+        max: usize,
+    },
+    /// Its header leaves no room for a payload beside it.
+    #[error(
+        "a header of {len} bytes; beside a payload at most {max} are allowed: send the message \
+         without one"
+    )]
+    HeaderTooLarge {
         /// Its size.
         len: usize,
         /// What is allowed.
@@ -50,7 +64,7 @@ pub enum FrameError {
 }
 
 /// Appends the lengths and the header of a frame to `out`; the caller sends `payload_len` bytes of
-/// payload after them.
+/// payload after them. On an error `out` is as it was, so that it can hold other frames already.
 pub fn encode_header<T: Serialize>(
     message: &T,
     payload_len: usize,
@@ -58,21 +72,41 @@ pub fn encode_header<T: Serialize>(
 ) -> Result<(), FrameError> {
     let start = out.len();
     out.put_bytes(0, LENGTHS_BYTES);
-    rmp_serde::encode::write_named(&mut out.writer(), message)?;
-    let header = out.len() - start - LENGTHS_BYTES;
-    let frame = 2 + header + payload_len;
-    let small = header < usize::from(WHOLE_FRAME);
-    if frame > FRAME_BYTES_MAX || (!small && payload_len > 0) {
-        out.truncate(start);
+    let lengths = rmp_serde::encode::write_named(&mut out.writer(), message)
+        .map_err(FrameError::from)
+        .and_then(|()| lengths(out.len() - start - LENGTHS_BYTES, payload_len));
+    match lengths {
+        Ok((frame, header)) => {
+            out[start..start + 4].copy_from_slice(&frame.to_be_bytes());
+            out[start + 4..start + 6].copy_from_slice(&header.to_be_bytes());
+            Ok(())
+        }
+        Err(error) => {
+            out.truncate(start);
+            Err(error)
+        }
+    }
+}
+
+/// The two length fields of a frame with a header and a payload of these sizes.
+fn lengths(header: usize, payload: usize) -> Result<(u32, u16), FrameError> {
+    let frame = payload.saturating_add(2 + header);
+    if frame > FRAME_BYTES_MAX {
         return Err(FrameError::TooLarge {
             len: frame,
             max: FRAME_BYTES_MAX,
         });
     }
-    let header = if small { header as u16 } else { WHOLE_FRAME };
-    out[start..start + 4].copy_from_slice(&(frame as u32).to_be_bytes());
-    out[start + 4..start + 6].copy_from_slice(&header.to_be_bytes());
-    Ok(())
+    if header <= HEADER_BYTES_MAX {
+        Ok((frame as u32, header as u16))
+    } else if payload == 0 {
+        Ok((frame as u32, WHOLE_FRAME))
+    } else {
+        Err(FrameError::HeaderTooLarge {
+            len: header,
+            max: HEADER_BYTES_MAX,
+        })
+    }
 }
 
 /// A frame as it came, its parts sharing the buffer it was read into.
@@ -185,8 +219,72 @@ mod tests {
             .expect("ok")
             .expect("whole");
         assert_eq!(frame.message::<ClientRequest>().expect("message"), sent);
+        let mut out = BytesMut::from(&b"before"[..]);
+        let error = encode_header(&sent, 1, &mut out).expect_err("no room for a payload");
+        assert!(matches!(error, FrameError::HeaderTooLarge { .. }));
+        assert_eq!(&out[..], b"before");
+    }
+
+    #[test]
+    fn the_largest_header_beside_a_payload_is_one_byte_below_the_mark() {
+        let overhead = rmp_serde::to_vec_named(&request(vec!["x".repeat(60_000)]))
+            .expect("encodes")
+            .len()
+            - 60_000;
+        for (header, fits) in [(HEADER_BYTES_MAX, true), (HEADER_BYTES_MAX + 1, false)] {
+            let sent = request(vec!["x".repeat(header - overhead)]);
+            let mut out = BytesMut::new();
+            assert_eq!(encode_header(&sent, 1, &mut out).is_ok(), fits);
+            if fits {
+                out.put_u8(7);
+                let frame = Decoder::default().decode(&mut out);
+                let frame = frame.expect("ok").expect("whole");
+                assert_eq!(frame.header.len(), header);
+                assert_eq!(&frame.payload[..], [7]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_message_that_cannot_be_encoded_leaves_the_buffer_as_it_was() {
+        struct Refusing;
+        impl Serialize for Refusing {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                use serde::ser::{Error, SerializeSeq};
+                let mut seq = serializer.serialize_seq(Some(2))?;
+                seq.serialize_element("written")?;
+                Err(S::Error::custom("refused"))
+            }
+        }
+        let mut out = BytesMut::from(&b"before"[..]);
+        let error = encode_header(&Refusing, 0, &mut out).expect_err("refused");
+        assert!(matches!(error, FrameError::Encode(_)));
+        assert_eq!(&out[..], b"before");
+    }
+
+    #[test]
+    fn a_payload_of_any_length_is_refused_without_overflow() {
         let mut out = BytesMut::new();
-        assert!(encode_header(&sent, 1, &mut out).is_err());
+        let error = encode_header(&request(vec![]), usize::MAX, &mut out).expect_err("refused");
+        assert!(matches!(error, FrameError::TooLarge { .. }));
+        assert!(out.is_empty());
+    }
+
+    #[test]
+    fn deep_nesting_is_refused_and_not_followed() {
+        let frame = RawFrame {
+            header: vec![0x91; 1 << 20].into(),
+            payload: Bytes::new(),
+        };
+        assert!(frame.message::<ClientRequest>().is_err());
+        // The same under a field that no version knows, which a reader skips.
+        let mut header = vec![0x81, 0xa1, b'?'];
+        header.resize(1 << 20, 0x91);
+        let frame = RawFrame {
+            header: header.into(),
+            payload: Bytes::new(),
+        };
+        assert!(frame.message::<ClientRequest>().is_err());
     }
 
     #[test]
@@ -212,6 +310,37 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn frames_come_out_as_they_went_in_however_they_are_cut(
+            sent in proptest::collection::vec(
+                ("[a-z]{0,40}", proptest::collection::vec(any::<u8>(), 0..300)),
+                1..8,
+            ),
+            cuts in proptest::collection::vec(1usize..200, 1..20),
+        ) {
+            let mut wire = BytesMut::new();
+            for (topic, payload) in &sent {
+                wire.extend_from_slice(&framed(&request(vec![topic.clone()]), payload));
+            }
+            let mut decoder = Decoder::default();
+            let mut buffer = BytesMut::new();
+            let mut received = Vec::new();
+            let mut cuts = cuts.iter().cycle();
+            while !wire.is_empty() {
+                let chunk = wire.len().min(*cuts.next().expect("endless"));
+                buffer.extend_from_slice(&wire.split_to(chunk));
+                while let Some(frame) = decoder.decode(&mut buffer).expect("sound") {
+                    received.push((frame.message::<ClientRequest>().expect("ok"), frame.payload));
+                }
+            }
+            prop_assert!(buffer.is_empty());
+            prop_assert_eq!(received.len(), sent.len());
+            for ((message, got), (topic, payload)) in received.iter().zip(&sent) {
+                prop_assert_eq!(message, &request(vec![topic.clone()]));
+                prop_assert_eq!(&got[..], &payload[..]);
+            }
+        }
+
         #[test]
         fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let mut buffer = BytesMut::from(&bytes[..]);
