@@ -20,11 +20,12 @@ pub struct Header<'a> {
 /// The producer's mark that a batch gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProducerState {
-    /// The producer.
+    /// The producer, 0 to `i64::MAX`.
     pub id: ProducerId,
-    /// Its epoch.
+    /// Its epoch, 0 to `i16::MAX`.
     pub epoch: u16,
-    /// Sequence of the batch's first record.
+    /// Sequence of the batch's first record, 0 to `i32::MAX`, after which comes 0. The format's
+    /// numbers are signed: a broker refuses a batch with a larger one of any of the three.
     pub sequence: u32,
 }
 
@@ -93,7 +94,8 @@ impl BatchBuilder {
             self.max_timestamp = timestamp;
         }
         self.max_timestamp = self.max_timestamp.max(timestamp);
-        let timestamp_delta = timestamp - self.base_timestamp;
+        // Only a user's nonsense is that far apart; it costs its own precision, not the process.
+        let timestamp_delta = timestamp.saturating_sub(self.base_timestamp);
         let offset_delta = i64::from(self.records);
         let part = |part: Option<&[u8]>| match part {
             Some(bytes) => varint::size(bytes.len() as i64) + bytes.len(),

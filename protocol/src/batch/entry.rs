@@ -38,6 +38,15 @@ pub fn parse_entry(bytes: &[u8]) -> Result<Option<EntryRef<'_>>, BatchError> {
     }))
 }
 
+/// Bytes of the entry at the front of `bytes`, or, if its header is not all there, the fewest that
+/// tell.
+fn entry_bytes(bytes: &[u8]) -> usize {
+    let header = bytes
+        .get(ENTRY_OVERHEAD_BYTES..)
+        .and_then(|batch| BatchHeader::parse(batch).ok());
+    ENTRY_OVERHEAD_BYTES + header.map_or(BATCH_HEADER_BYTES, |header| header.batch_bytes())
+}
+
 /// Checks an entry's CRC-32.
 pub fn verify_entry(entry: &EntryRef<'_>) -> Result<(), BatchError> {
     let mut stored = [0; 4];
@@ -75,11 +84,10 @@ impl<'a> Iterator for EntryIter<'a> {
         if self.rest.is_empty() {
             return None;
         }
-        let have = self.rest.len();
         let entry = parse_entry(self.rest).and_then(|entry| {
-            let entry = entry.ok_or(BatchError::Short {
-                have,
-                need: have + 1,
+            let entry = entry.ok_or_else(|| BatchError::Short {
+                have: self.rest.len(),
+                need: entry_bytes(self.rest),
             })?;
             verify_entry(&entry)?;
             Ok(entry)

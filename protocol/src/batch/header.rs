@@ -4,7 +4,7 @@
 //! | --- | --- | --- |
 //! | 0 | 8 | base offset |
 //! | 8 | 4 | length of what follows this field |
-//! | 12 | 4 | leader epoch |
+//! | 12 | 4 | leader epoch, -1 for none yet |
 //! | 16 | 1 | magic, 2 |
 //! | 17 | 4 | CRC-32C of everything from byte 21 on |
 //! | 21 | 2 | attributes: codec (bits 0-2), log-append time (3), transactional (4), control (5) |
@@ -24,6 +24,9 @@ pub const BATCH_HEADER_BYTES: usize = 61;
 
 /// Where the part that the CRC-32C covers begins.
 pub(super) const CHECKED_FROM: usize = 21;
+
+/// A leader epoch that nobody has assigned yet: -1.
+const NO_EPOCH: [u8; 4] = [0xff; 4];
 
 /// Bytes before the length field's own end: what the length does not count.
 const UNCOUNTED: usize = 12;
@@ -94,6 +97,9 @@ fn not_negative(field: &'static str, value: i64) -> Result<u64, BatchError> {
 
 impl BatchHeader {
     /// Reads the fixed part at the front of `bytes`, which may hold less than the whole batch.
+    ///
+    /// A leader epoch of -1, which Kafka's producers send because only the broker that appends the
+    /// batch knows better, is read as [`LeaderEpoch::NONE`].
     pub fn parse(bytes: &[u8]) -> Result<Self, BatchError> {
         if bytes.len() < BATCH_HEADER_BYTES {
             return Err(BatchError::Short {
@@ -135,7 +141,10 @@ impl BatchHeader {
         Ok(BatchHeader {
             base_offset,
             batch_bytes: UNCOUNTED + length as usize,
-            leader_epoch: signed("leader epoch", 12)? as u32,
+            leader_epoch: match number(bytes, 12) {
+                NO_EPOCH => LeaderEpoch::NONE.0,
+                _ => signed("leader epoch", 12)? as u32,
+            },
             crc: u32::from_be_bytes(number(bytes, 17)),
             attributes: i16::from_be_bytes(number(bytes, 21)),
             last_offset_delta: last_offset_delta as u32,

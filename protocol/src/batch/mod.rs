@@ -38,6 +38,14 @@ pub enum BatchError {
         /// Bytes needed.
         need: usize,
     },
+    /// Something follows it where exactly one batch is expected.
+    #[error("one batch is expected in {len} bytes, but it ends after {batch}")]
+    Trailing {
+        /// Bytes at hand.
+        len: usize,
+        /// Bytes of the batch.
+        batch: usize,
+    },
     /// It is larger than allowed.
     #[error("the batch has {len} bytes, at most {max} are allowed (message_bytes_max)")]
     TooLarge {

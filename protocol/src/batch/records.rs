@@ -56,7 +56,7 @@ impl<'a> RecordIter<'a> {
     }
 
     fn record(&mut self) -> Result<RecordRef<'a>, &'static str> {
-        let length = varint::take(&mut self.rest).ok_or("no length")?;
+        let length = varint::take_i32(&mut self.rest).ok_or("no length")?;
         let length = usize::try_from(length).map_err(|_| "a negative length")?;
         let (mut body, rest) = self
             .rest
@@ -66,14 +66,14 @@ impl<'a> RecordIter<'a> {
         let (_attributes, after) = body.split_first().ok_or("no attributes")?;
         body = after;
         let timestamp_delta = varint::take(&mut body).ok_or("no timestamp")?;
-        let offset_delta = varint::take(&mut body).ok_or("no offset")?;
+        let offset_delta = varint::take_i32(&mut body).ok_or("no offset")?;
         let offset_delta = u32::try_from(offset_delta)
             .ok()
             .filter(|delta| *delta <= self.last_offset_delta)
             .ok_or("an offset outside its batch")?;
         let key = take_bytes(&mut body).ok_or("a bad key")?;
         let value = take_bytes(&mut body).ok_or("a bad value")?;
-        let header_count = varint::take(&mut body).ok_or("no header count")?;
+        let header_count = varint::take_i32(&mut body).ok_or("no header count")?;
         let header_count = u32::try_from(header_count).map_err(|_| "a bad header count")?;
         let headers = body;
         for _ in 0..header_count {
@@ -97,7 +97,7 @@ impl<'a> RecordIter<'a> {
 /// Bytes with their length before them; the outer none means malformed, the inner one null.
 #[inline]
 fn take_bytes<'a>(rest: &mut &'a [u8]) -> Option<Option<&'a [u8]>> {
-    let length = varint::take(rest)?;
+    let length = varint::take_i32(rest)?;
     if length == -1 {
         return Some(None);
     }

@@ -174,6 +174,203 @@ fn a_bad_field_is_refused_though_the_checksum_is_right() {
     }
 }
 
+#[test]
+fn a_batch_without_an_epoch_yet_is_accepted() {
+    // Kafka's own producers send -1; the broker that appends the batch assigns the epoch.
+    let mut batch = sample().to_vec();
+    batch[12..16].copy_from_slice(&(-1i32).to_be_bytes());
+    let header = validate_produced(&batch, 1 << 20).expect("valid");
+    assert_eq!(header.leader_epoch(), LeaderEpoch::NONE);
+    batch[12..16].copy_from_slice(&(-2i32).to_be_bytes());
+    assert!(validate_produced(&batch, 1 << 20).is_err());
+}
+
+#[test]
+fn more_than_one_batch_is_not_called_cut_short() {
+    let good = sample();
+    let mut two = good.to_vec();
+    two.extend_from_slice(&good);
+    let error = validate_produced(&two, 1 << 20).expect_err("refused");
+    assert_eq!(
+        error,
+        BatchError::Trailing {
+            len: two.len(),
+            batch: good.len(),
+        }
+    );
+}
+
+#[test]
+fn a_torn_entry_tells_how_much_of_it_is_missing() {
+    let whole = entry(&sample());
+    for have in 1..whole.len() {
+        let error = EntryIter::new(&whole[..have]).next().expect("an item");
+        let need = if have < ENTRY_OVERHEAD_BYTES + BATCH_HEADER_BYTES {
+            ENTRY_OVERHEAD_BYTES + BATCH_HEADER_BYTES
+        } else {
+            whole.len()
+        };
+        assert_eq!(error.expect_err("torn"), BatchError::Short { have, need });
+    }
+}
+
+/// A batch of one record, whose bytes after the length are `body`, with the checksum right.
+fn with_record(body: &[u8]) -> Vec<u8> {
+    let mut builder = BatchBuilder::default();
+    builder.push(0, None, None, &[]);
+    let mut batch = builder.build(None)[..BATCH_HEADER_BYTES].to_vec();
+    let mut record = BytesMut::new();
+    super::varint::put(&mut record, body.len() as i64);
+    record.extend_from_slice(body);
+    batch.extend_from_slice(&record);
+    let length = (batch.len() - 12) as i32;
+    batch[8..12].copy_from_slice(&length.to_be_bytes());
+    let crc = super::validate::checksum(&batch);
+    batch[17..21].copy_from_slice(&crc.to_be_bytes());
+    batch
+}
+
+#[test]
+fn numbers_longer_than_the_format_allows_are_refused() {
+    // Attributes, timestamp, offset, key of one byte, null value, no headers.
+    let good = with_record(&[0, 0, 0, 2, b'k', 1, 0]);
+    validate_produced(&good, 1 << 20).expect("valid");
+    // The key's length in six bytes: other readers stop at five.
+    let long = [0, 0, 0, 0x82, 0x80, 0x80, 0x80, 0x80, 0, b'k', 1, 0];
+    assert!(validate_produced(&with_record(&long), 1 << 20).is_err());
+    // Five bytes with a bit beyond the 32nd.
+    let wide = [0, 0, 0, 0x82, 0x80, 0x80, 0x80, 0x10, b'k', 1, 0];
+    assert!(validate_produced(&with_record(&wide), 1 << 20).is_err());
+    // A timestamp of ten bytes with a bit beyond the 64th.
+    let mut stamp = vec![0];
+    stamp.extend_from_slice(&[0x80; 9]);
+    stamp.extend_from_slice(&[2, 0, 2, b'k', 1, 0]);
+    assert!(validate_produced(&with_record(&stamp), 1 << 20).is_err());
+}
+
+#[test]
+fn headers_of_a_record_are_bounded() {
+    let header = Header {
+        name: b"",
+        value: None,
+    };
+    for (count, fits) in [(1_000, true), (1_001, false)] {
+        let mut builder = BatchBuilder::default();
+        builder.push(0, None, None, &vec![header; count]);
+        let batch = builder.build(None);
+        assert_eq!(validate_produced(&batch, 1 << 20).is_ok(), fits, "{count}");
+    }
+}
+
+#[test]
+fn compressed_records_are_not_looked_into() {
+    // Bits 0-2 of the attributes name the codec; the broker stores such a batch unchanged.
+    for (codec, named) in [
+        (1i16, Codec::Gzip),
+        (2, Codec::Snappy),
+        (3, Codec::Lz4),
+        (4, Codec::Zstd),
+    ] {
+        let mut batch = with_field(21, &codec.to_be_bytes());
+        let last = batch.len() - 1;
+        batch[last] ^= 0xff;
+        let crc = super::validate::checksum(&batch);
+        batch[17..21].copy_from_slice(&crc.to_be_bytes());
+        let header = validate_produced(&batch, 1 << 20).expect("valid");
+        assert_eq!(header.codec(), Some(named));
+    }
+}
+
+#[test]
+fn timestamps_as_far_apart_as_can_be_are_built() {
+    let mut builder = BatchBuilder::default();
+    builder.push(-1, None, None, &[]);
+    builder.push(i64::MAX, None, None, &[]);
+    let batch = builder.build(None);
+    let header = validate_produced(&batch, 1 << 20).expect("valid");
+    assert_eq!(header.max_timestamp(), i64::MAX);
+}
+
+/// A record as a test makes it up: timestamp, key, value, headers.
+type Made = (
+    i64,
+    Option<Vec<u8>>,
+    Option<Vec<u8>>,
+    Vec<(String, Option<Vec<u8>>)>,
+);
+
+fn made() -> impl Strategy<Value = Vec<Made>> {
+    let bytes = || proptest::option::of(proptest::collection::vec(any::<u8>(), 0..200));
+    // Another library keeps headers in a map, so names do not repeat here.
+    let headers = proptest::collection::btree_map("[a-z]{0,9}", bytes(), 0..4)
+        .prop_map(|headers| headers.into_iter().collect::<Vec<_>>());
+    proptest::collection::vec((0i64..1 << 45, bytes(), bytes(), headers), 1..20)
+}
+
+fn built(records: &[Made]) -> Bytes {
+    let mut builder = BatchBuilder::default();
+    for (timestamp, key, value, headers) in records {
+        let headers: Vec<_> = headers
+            .iter()
+            .map(|(name, value)| Header {
+                name: name.as_bytes(),
+                value: value.as_deref(),
+            })
+            .collect();
+        let most = BatchBuilder::record_bytes_max(key.as_deref(), value.as_deref(), &headers);
+        let before = builder.bytes();
+        builder.push(*timestamp, key.as_deref(), value.as_deref(), &headers);
+        assert!(builder.bytes() - before <= most, "estimate too low");
+    }
+    builder.build(None)
+}
+
+proptest! {
+    #[test]
+    fn any_records_are_read_alike_here_and_by_another_library(records in made()) {
+        let batch = built(&records);
+        let header = validate_produced(&batch, 1 << 20).expect("valid");
+        let here: Vec<Made> = RecordIter::new(&batch, &header)
+            .map(|record| {
+                let record = record.expect("sound");
+                let headers = record
+                    .headers()
+                    .map(|(name, value)| {
+                        let name = String::from_utf8(name.to_vec()).expect("text");
+                        (name, value.map(<[u8]>::to_vec))
+                    })
+                    .collect();
+                let bytes = |part: Option<&[u8]>| part.map(<[u8]>::to_vec);
+                (record.timestamp, bytes(record.key), bytes(record.value), headers)
+            })
+            .collect();
+        prop_assert_eq!(&here, &records);
+        let there: Vec<Made> = RecordBatchDecoder::decode(&mut batch.clone())
+            .expect("decodes")
+            .records
+            .into_iter()
+            .map(|record| {
+                let headers = record
+                    .headers
+                    .into_iter()
+                    .map(|(name, value)| (name.to_string(), value.map(|v| v.to_vec())))
+                    .collect();
+                let bytes = |part: Option<Bytes>| part.map(|part| part.to_vec());
+                (record.timestamp, bytes(record.key), bytes(record.value), headers)
+            })
+            .collect();
+        prop_assert_eq!(&there, &records);
+    }
+
+    #[test]
+    fn a_flipped_bit_of_any_entry_is_found(records in made(), bit in any::<prop::sample::Index>()) {
+        let mut bytes = entry(&built(&records));
+        let bit = bit.index(bytes.len() * 8);
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        prop_assert!(EntryIter::new(&bytes).any(|entry| entry.is_err()));
+    }
+}
+
 proptest! {
     #[test]
     fn garbage_never_panics(mut bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
@@ -210,6 +407,17 @@ proptest! {
         prop_assert_eq!(out.len(), super::varint::size(value));
         let mut bytes = out.chunk();
         prop_assert_eq!(super::varint::take(&mut bytes), Some(value));
+        prop_assert!(bytes.is_empty());
+        let mut bytes = out.chunk();
+        prop_assert_eq!(super::varint::take_i32(&mut bytes), i32::try_from(value).ok());
+    }
+
+    #[test]
+    fn short_varints_round_trip(value in any::<i32>()) {
+        let mut out = BytesMut::new();
+        super::varint::put(&mut out, i64::from(value));
+        let mut bytes = out.chunk();
+        prop_assert_eq!(super::varint::take_i32(&mut bytes), Some(value));
         prop_assert!(bytes.is_empty());
     }
 }

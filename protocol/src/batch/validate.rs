@@ -21,11 +21,15 @@ pub fn validate_produced(
         });
     }
     let header = BatchHeader::parse(bytes)?;
-    if header.batch_bytes() != bytes.len() {
+    let (len, batch) = (bytes.len(), header.batch_bytes());
+    if len < batch {
         return Err(BatchError::Short {
-            have: bytes.len(),
-            need: header.batch_bytes(),
+            have: len,
+            need: batch,
         });
+    }
+    if len > batch {
+        return Err(BatchError::Trailing { len, batch });
     }
     let computed = checksum(bytes);
     if header.crc() != computed {

@@ -21,16 +21,36 @@ pub fn put(out: &mut bytes::BytesMut, value: i64) {
     out.extend_from_slice(&bytes[..=len]);
 }
 
-/// Takes a signed number off the front of `bytes`; none if there is no whole one of at most ten
-/// bytes.
+/// Takes a signed 64-bit number off the front of `bytes`; none if there is no whole one there that
+/// fits.
 #[inline]
 pub fn take(bytes: &mut &[u8]) -> Option<i64> {
+    let zigzag = take_bits::<64>(bytes)?;
+    Some((zigzag >> 1) as i64 ^ -((zigzag & 1) as i64))
+}
+
+/// Takes a signed 32-bit number, as lengths, counts and offset deltas are, off the front of
+/// `bytes`. Other readers of the format stop after five bytes, so a longer one is none here either.
+#[inline]
+pub fn take_i32(bytes: &mut &[u8]) -> Option<i32> {
+    let zigzag = take_bits::<32>(bytes)? as u32;
+    Some((zigzag >> 1) as i32 ^ -((zigzag & 1) as i32))
+}
+
+/// Takes an unsigned number of at most `BITS` bits, in no more bytes than those need.
+#[inline]
+fn take_bits<const BITS: usize>(bytes: &mut &[u8]) -> Option<u64> {
     let mut value = 0u64;
-    for (i, byte) in bytes.iter().enumerate().take(10) {
+    for (i, byte) in bytes.iter().enumerate() {
+        let left = BITS - 7 * i;
+        // In the last byte neither a bit beyond the number nor a continuation has a place.
+        if left < 7 && byte >> left != 0 {
+            return None;
+        }
         value |= u64::from(byte & 0x7f) << (7 * i);
         if byte & 0x80 == 0 {
             *bytes = &bytes[i + 1..];
-            return Some((value >> 1) as i64 ^ -((value & 1) as i64));
+            return Some(value);
         }
     }
     None
