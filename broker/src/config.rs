@@ -1,0 +1,360 @@
+//! The broker's configuration, as `config.toml` describes it.
+//!
+//! This file holds the keys; [`rules`] says which values each takes; [`load`] lays flags over
+//! environment over file over defaults. Nothing here looks at the machine: whether a port is free or
+//! a directory can be written shows when the broker starts.
+
+mod bytes;
+mod load;
+mod rules;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+use baton_protocol::ids::BrokerId;
+use serde::{Deserialize, Serialize};
+
+pub use load::{ConfigError, Loaded, Origin, Override, Setting};
+
+/// The commented default configuration.
+pub const DEFAULT_FILE: &str = include_str!("../../config.toml");
+
+/// Most brokers that keep the cluster's metadata.
+pub const VOTERS_MAX: usize = 5;
+
+/// Everything a broker is told at its start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// This broker.
+    pub broker: Broker,
+    /// The cluster it belongs to.
+    pub cluster: Cluster,
+    /// The metadata's consensus.
+    pub raft: Raft,
+    /// Logs on disk.
+    pub log: Log,
+    /// Copies of partitions.
+    pub replication: Replication,
+    /// Bounds.
+    pub limits: Limits,
+    /// What the broker says of itself.
+    pub logging: Logging,
+}
+
+impl Config {
+    /// Reads the file, if one is given, and this process's environment, and lays `flags` over them.
+    pub fn load(file: Option<&Path>, flags: &[Override]) -> Result<Config, ConfigError> {
+        Loaded::load(file, flags).map(|loaded| loaded.config)
+    }
+
+    /// What the embedded file says, with nothing laid over it.
+    pub fn load_defaults() -> Result<Config, ConfigError> {
+        Loaded::of(None, [], &[]).map(|loaded| loaded.config)
+    }
+
+    /// This broker's id.
+    pub fn broker_id(&self) -> BrokerId {
+        self.broker.id
+    }
+
+    /// Whether this broker keeps the cluster's metadata.
+    pub fn is_voter(&self) -> bool {
+        let mut voters = self.cluster.voters.iter();
+        voters.any(|voter| voter.broker == self.broker.id)
+    }
+}
+
+/// `[broker]`: this broker. Addresses are `host:port`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Broker {
+    /// Its id; at least 1.
+    pub id: BrokerId,
+    /// Where everything is stored.
+    pub data_dir: PathBuf,
+    /// Where clients connect.
+    pub listen: String,
+    /// The address clients are told; empty means `listen`. See [`Self::client_address`].
+    pub advertised: String,
+    /// Where brokers connect.
+    pub peer_listen: String,
+    /// The address brokers are told; empty means `peer_listen`. See [`Self::peer_address`].
+    pub peer_advertised: String,
+    /// Where the other voters connect.
+    pub raft_listen: String,
+    /// Where the HTTP API is served.
+    pub http_listen: String,
+    /// Threads for partitions and connections; 0 means one for each processor.
+    pub threads: usize,
+}
+
+impl Default for Broker {
+    fn default() -> Self {
+        Broker {
+            id: BrokerId(1),
+            data_dir: PathBuf::from("data/broker"),
+            listen: "127.0.0.1:7401".to_owned(),
+            advertised: String::new(),
+            peer_listen: "127.0.0.1:7501".to_owned(),
+            peer_advertised: String::new(),
+            raft_listen: "127.0.0.1:7601".to_owned(),
+            http_listen: "127.0.0.1:7701".to_owned(),
+            threads: 0,
+        }
+    }
+}
+
+impl Broker {
+    /// The `host:port` that clients are told to connect to.
+    pub fn client_address(&self) -> &str {
+        or_else(&self.advertised, &self.listen)
+    }
+
+    /// The `host:port` that brokers are told to connect to.
+    pub fn peer_address(&self) -> &str {
+        or_else(&self.peer_advertised, &self.peer_listen)
+    }
+}
+
+fn or_else<'a>(first: &'a str, second: &'a str) -> &'a str {
+    if first.is_empty() { second } else { first }
+}
+
+/// A broker that keeps the cluster's metadata: `<id>@<host:port>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Voter {
+    /// The broker.
+    pub broker: BrokerId,
+    /// Where the other voters reach it.
+    pub address: String,
+}
+
+impl std::fmt::Display for Voter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}@{}", self.broker, self.address)
+    }
+}
+
+impl From<Voter> for String {
+    fn from(voter: Voter) -> String {
+        voter.to_string()
+    }
+}
+
+impl TryFrom<String> for Voter {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Voter, String> {
+        let parts = text.split_once('@').and_then(|(id, address)| {
+            let broker = id.parse().ok().filter(|id| *id != BrokerId(0))?;
+            rules::is_address(address).then(|| Voter {
+                broker,
+                address: address.to_owned(),
+            })
+        });
+        parts.ok_or_else(|| {
+            format!("`{text}` is no voter; a voter is <broker id>@<host:port>, as 1@127.0.0.1:7601")
+        })
+    }
+}
+
+/// `[cluster]`: the cluster and how brokers are found dead in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cluster {
+    /// The brokers that keep the metadata, 1 to 5.
+    pub voters: Vec<Voter>,
+    /// Peer addresses, `host:port`, where the controller is looked for.
+    pub controllers: Vec<String>,
+    /// How long a broker may be silent before it is held for dead, in milliseconds.
+    pub session_timeout_ms: u64,
+    /// How often a broker shows that it lives, in milliseconds.
+    pub heartbeat_interval_ms: u64,
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Cluster {
+            voters: vec![Voter {
+                broker: BrokerId(1),
+                address: "127.0.0.1:7601".to_owned(),
+            }],
+            controllers: vec!["127.0.0.1:7501".to_owned()],
+            session_timeout_ms: 1_000,
+            heartbeat_interval_ms: 100,
+        }
+    }
+}
+
+/// `[raft]`: the timers of the metadata's consensus.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Raft {
+    /// How often its leader shows that it lives, in milliseconds.
+    pub heartbeat_interval_ms: u64,
+    /// Shortest time without a leader before an election, in milliseconds.
+    pub election_timeout_min_ms: u64,
+    /// Longest time without a leader before an election, in milliseconds.
+    pub election_timeout_max_ms: u64,
+}
+
+impl Default for Raft {
+    fn default() -> Self {
+        Raft {
+            heartbeat_interval_ms: 50,
+            election_timeout_min_ms: 150,
+            election_timeout_max_ms: 300,
+        }
+    }
+}
+
+/// When stored entries are made durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Flush {
+    /// Before a replica acknowledges them.
+    #[default]
+    Ack,
+}
+
+/// `[log]`: logs on disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    /// Most bytes of a segment file.
+    #[serde(with = "bytes")]
+    pub segment_bytes_max: usize,
+    /// One entry in about this many bytes is indexed.
+    #[serde(with = "bytes")]
+    pub index_interval_bytes: usize,
+    /// When stored entries are made durable.
+    pub flush: Flush,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Log {
+            segment_bytes_max: 128 << 20,
+            index_interval_bytes: 4096,
+            flush: Flush::Ack,
+        }
+    }
+}
+
+impl Log {
+    /// The settings of one partition's log.
+    pub fn storage(&self) -> baton_storage::LogConfig {
+        baton_storage::LogConfig {
+            segment_bytes_max: self.segment_bytes_max,
+            index_interval_bytes: self.index_interval_bytes,
+        }
+    }
+}
+
+/// `[replication]`: copies of partitions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Replication {
+    /// Most bytes on their way to one follower of one partition.
+    #[serde(with = "bytes")]
+    pub window_bytes: usize,
+    /// Most bytes of entries in one message to a follower.
+    #[serde(with = "bytes")]
+    pub append_bytes_max: usize,
+    /// How long too few followers may be reachable before appends are refused, in milliseconds.
+    pub append_wait_ms: u64,
+    /// How long an answer may be due before the follower is asked again, in milliseconds.
+    pub resend_timeout_ms: u64,
+    /// How far a follower may lie behind before it leaves the in-sync set, in milliseconds.
+    pub in_sync_lag_ms: u64,
+    /// How long a follower stays outside after it was taken out, in milliseconds.
+    pub in_sync_return_ms: u64,
+    /// How long a set change may be without outcome before it is asked for again, in milliseconds.
+    pub change_retry_ms: u64,
+}
+
+impl Default for Replication {
+    fn default() -> Self {
+        Replication {
+            window_bytes: 8 << 20,
+            append_bytes_max: 1 << 20,
+            append_wait_ms: 1_000,
+            resend_timeout_ms: 500,
+            in_sync_lag_ms: 3_000,
+            in_sync_return_ms: 300,
+            change_retry_ms: 500,
+        }
+    }
+}
+
+impl Replication {
+    /// The settings of the replication core.
+    pub fn core(&self) -> baton_replication::Config {
+        baton_replication::Config {
+            window_bytes: self.window_bytes as u64,
+            append_bytes_max: self.append_bytes_max as u64,
+            append_wait_ms: self.append_wait_ms,
+            resend_timeout_ms: self.resend_timeout_ms,
+            in_sync_lag_ms: self.in_sync_lag_ms,
+            in_sync_return_ms: self.in_sync_return_ms,
+            change_retry_ms: self.change_retry_ms,
+        }
+    }
+}
+
+/// `[limits]`: bounds on what others may ask.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Largest record batch.
+    #[serde(with = "bytes")]
+    pub message_bytes_max: usize,
+    /// Most bytes of batches that wait for their commit on one client connection.
+    #[serde(with = "bytes")]
+    pub in_flight_bytes_per_connection: usize,
+    /// Most client connections at a time.
+    pub connections_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            message_bytes_max: 1 << 20,
+            in_flight_bytes_per_connection: 32 << 20,
+            connections_max: 10_000,
+        }
+    }
+}
+
+/// `[logging]`: what the broker says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Logging {
+    /// What is logged: `error`, `warn`, `info`, `debug` or `trace`, and what is worse.
+    pub level: String,
+    /// How.
+    pub format: LogFormat,
+}
+
+impl Default for Logging {
+    fn default() -> Self {
+        Logging {
+            level: "info".to_owned(),
+            format: LogFormat::Text,
+        }
+    }
+}
+
+/// How is logged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
