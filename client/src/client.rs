@@ -1,0 +1,158 @@
+//! The entry to a cluster.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use baton_protocol::client::RequestBody;
+use baton_protocol::ids::{BrokerId, PartitionIndex, TopicPartition};
+use baton_protocol::metadata::{ClusterView, TopicRecord};
+use tokio::sync::{Mutex, mpsc};
+
+use crate::connection::Connection;
+use crate::error::{Error, ErrorKind, Result};
+use crate::metadata::Metadata;
+
+/// How to reach a cluster.
+#[derive(Clone, Debug)]
+pub struct ClientConfig {
+    /// Brokers to begin with, as `host:port`; the others are learned from them.
+    pub bootstrap: Vec<String>,
+    /// How long a connection may take.
+    pub connect_timeout: Duration,
+    /// How long a request may take, retries included, unless it says otherwise.
+    pub request_timeout: Duration,
+}
+
+impl ClientConfig {
+    /// The usual settings: 1 s to connect, 15 s for a request.
+    pub fn new(bootstrap: Vec<String>) -> Self {
+        ClientConfig {
+            bootstrap,
+            connect_timeout: Duration::from_secs(1),
+            request_timeout: Duration::from_secs(15),
+        }
+    }
+}
+
+/// A cluster, seen from a client. Cheap to clone; clones share connections.
+#[derive(Clone)]
+pub struct Client {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub config: ClientConfig,
+    pub metadata: Metadata,
+    /// One connection to each broker, for requests.
+    connections: Mutex<HashMap<String, Connection>>,
+}
+
+impl Client {
+    /// Finds the cluster: ready when a broker has told who belongs to it.
+    pub async fn connect(config: ClientConfig) -> Result<Client> {
+        let metadata = Metadata::follow(config.bootstrap.clone());
+        let limit = config.request_timeout;
+        metadata
+            .wait_for(limit, |view| (!view.brokers.is_empty()).then_some(()))
+            .await?;
+        Ok(Client {
+            inner: Arc::new(Inner {
+                config,
+                metadata,
+                connections: Mutex::default(),
+            }),
+        })
+    }
+
+    /// The cluster as it is known now.
+    pub fn view(&self) -> Arc<ClusterView> {
+        self.inner.metadata.now()
+    }
+
+    /// The topic of this name; waits a little for one that was just made.
+    pub async fn topic(&self, name: &str) -> Result<TopicRecord> {
+        let found = |view: &ClusterView| view.topics.get(name).cloned();
+        if let Some(topic) = found(&self.view()) {
+            return Ok(topic);
+        }
+        let waited = self
+            .inner
+            .metadata
+            .wait_for(Duration::from_millis(500), found)
+            .await;
+        waited.map_err(|_| {
+            let text =
+                format!("there is no topic named `{name}` (make it: baton topic create {name})");
+            Error::new(ErrorKind::UnknownTopic, text)
+        })
+    }
+
+    /// The connection to a broker; made where there is none.
+    pub(crate) async fn connection(&self, address: &str) -> Result<Connection> {
+        let mut connections = self.inner.connections.lock().await;
+        if let Some(connection) = connections.get(address).filter(|known| !known.is_closed()) {
+            return Ok(connection.clone());
+        }
+        let (pushes, _) = mpsc::unbounded_channel();
+        let connection = self.open(address, pushes).await?;
+        connections.insert(address.to_owned(), connection.clone());
+        Ok(connection)
+    }
+
+    /// A connection of one's own, for what the broker pushes.
+    pub(crate) async fn open(
+        &self,
+        address: &str,
+        pushes: mpsc::UnboundedSender<crate::connection::Pushed>,
+    ) -> Result<Connection> {
+        let cluster = Some(self.view().cluster_id);
+        let limit = self.inner.config.connect_timeout;
+        Ok(Connection::open(address, cluster, limit, pushes).await?.0)
+    }
+
+    /// The broker that leads a partition, and where it is.
+    pub(crate) fn leader(&self, partition: TopicPartition) -> Option<(BrokerId, String)> {
+        let view = self.view();
+        let leader = leader_in(&view, partition)?;
+        Some((leader, view.brokers.get(&leader)?.client_address.clone()))
+    }
+
+    /// Sends a request to the leader of a partition, again until it succeeds, fails for good, or
+    /// the time is up.
+    pub(crate) async fn ask_leader(
+        &self,
+        partition: TopicPartition,
+        body: RequestBody,
+    ) -> Result<baton_protocol::client::ResponseBody> {
+        let deadline = tokio::time::Instant::now() + self.inner.config.request_timeout;
+        let attempt = Duration::from_secs(1);
+        loop {
+            let result = match self.leader(partition) {
+                Some((_, address)) => match self.connection(&address).await {
+                    Ok(connection) => connection.ask(body.clone(), attempt).await,
+                    Err(error) => Err(error),
+                },
+                None => {
+                    let index = PartitionIndex(partition.partition.0);
+                    let text = format!("partition {index} has no leader at the moment");
+                    Err(Error::new(ErrorKind::Unreachable, text))
+                }
+            };
+            match result {
+                Err(error) if error.is_retriable() && tokio::time::Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(30)).await;
+                }
+                result => return result,
+            }
+        }
+    }
+}
+
+pub(crate) fn leader_in(view: &ClusterView, partition: TopicPartition) -> Option<BrokerId> {
+    let topic = view
+        .topics
+        .values()
+        .find(|topic| topic.id == partition.topic)?;
+    Some(topic.partition(partition.partition)?.leader?.broker)
+}

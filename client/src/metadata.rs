@@ -1,0 +1,207 @@
+//! Keeps a view of the cluster: a broker pushes every change of it, another is asked when that one
+//! falls silent.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use baton_protocol::client::{RequestBody, ResponseBody, ServerMessage};
+use baton_protocol::ids::ClusterId;
+use baton_protocol::metadata::ClusterView;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{sleep, timeout};
+
+use crate::connection::Connection;
+use crate::error::{Error, ErrorKind, Result};
+
+/// How long a broker may take to connect and greet.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(400);
+
+/// How often the broker is asked, to see that it still answers.
+const PROBE_EVERY: Duration = Duration::from_millis(250);
+
+/// How long that may take.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(400);
+
+/// Pause after a round in which no broker answered.
+const ROUND_PAUSE: Duration = Duration::from_millis(30);
+
+/// The cluster as far as it is known. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Metadata {
+    view: watch::Receiver<Arc<ClusterView>>,
+    trouble: watch::Receiver<Option<Error>>,
+}
+
+impl Metadata {
+    /// Begins to follow the cluster that answers at one of `bootstrap`.
+    pub fn follow(bootstrap: Vec<String>) -> Metadata {
+        let (view_sender, view) = watch::channel(Arc::new(ClusterView::default()));
+        let (trouble_sender, trouble) = watch::channel(None);
+        let follower = Follower {
+            bootstrap,
+            cluster: None,
+            view: view_sender,
+            trouble: trouble_sender,
+            turn: 0,
+        };
+        tokio::spawn(follower.run());
+        Metadata { view, trouble }
+    }
+
+    /// The view now.
+    pub fn now(&self) -> Arc<ClusterView> {
+        self.view.borrow().clone()
+    }
+
+    /// The view, and news of it.
+    pub fn watch(&self) -> watch::Receiver<Arc<ClusterView>> {
+        self.view.clone()
+    }
+
+    /// The last reason why no broker answers, if none does.
+    pub fn trouble(&self) -> Option<Error> {
+        self.trouble.borrow().clone()
+    }
+
+    /// Waits for a view that `found` finds something in.
+    pub async fn wait_for<T>(
+        &self,
+        limit: Duration,
+        mut found: impl FnMut(&ClusterView) -> Option<T>,
+    ) -> Result<T> {
+        let mut view = self.view.clone();
+        let wait = async {
+            loop {
+                if let Some(value) = found(&view.borrow_and_update()) {
+                    return Ok(value);
+                }
+                if view.changed().await.is_err() {
+                    return Err(Error::new(ErrorKind::Closed, "the client is closed"));
+                }
+            }
+        };
+        match timeout(limit, wait).await {
+            Ok(result) => result,
+            Err(_) => Err(self.trouble().unwrap_or_else(|| {
+                let text = format!(
+                    "the cluster's metadata did not show it within {} ms",
+                    limit.as_millis()
+                );
+                Error::new(ErrorKind::Unreachable, text)
+            })),
+        }
+    }
+}
+
+struct Follower {
+    bootstrap: Vec<String>,
+    cluster: Option<ClusterId>,
+    view: watch::Sender<Arc<ClusterView>>,
+    trouble: watch::Sender<Option<Error>>,
+    /// Which broker to ask next.
+    turn: usize,
+}
+
+impl Follower {
+    async fn run(mut self) {
+        let mut failures = 0;
+        while !self.view.is_closed() {
+            let candidates = self.candidates();
+            let address = candidates[self.turn % candidates.len()].clone();
+            self.turn += 1;
+            let result = self.follow(&address).await;
+            let Err(error) = result else {
+                failures = 0;
+                continue;
+            };
+            tracing::debug!(address, %error, "no metadata from this broker");
+            failures += 1;
+            if failures >= candidates.len() {
+                failures = 0;
+                self.trouble.send_replace(Some(error));
+                sleep(ROUND_PAUSE).await;
+            }
+        }
+    }
+
+    fn candidates(&self) -> Vec<String> {
+        let view = self.view.borrow();
+        let known = view
+            .brokers
+            .values()
+            .map(|broker| broker.client_address.clone());
+        let mut all: Vec<String> = known.collect();
+        for address in &self.bootstrap {
+            if !all.contains(address) {
+                all.push(address.clone());
+            }
+        }
+        all
+    }
+
+    /// Follows one broker until it falls silent. An error if it never answered.
+    async fn follow(&mut self, address: &str) -> Result<()> {
+        let (pushes, mut pushed) = mpsc::unbounded_channel();
+        let (connection, cluster) =
+            Connection::open(address, self.cluster, CONNECT_TIMEOUT, pushes).await?;
+        self.cluster = Some(cluster);
+        let first = connection
+            .ask(RequestBody::WatchMetadata, PROBE_TIMEOUT)
+            .await?;
+        self.take(first)?;
+        let mut probe = tokio::time::interval(PROBE_EVERY);
+        probe.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                message = pushed.recv() => match message {
+                    Some((ServerMessage::Metadata(view), _)) => self.show(view),
+                    Some(_) => {}
+                    None => return Ok(()),
+                },
+                () = connection.closed() => return Ok(()),
+                _ = probe.tick() => {
+                    if self.view.is_closed() {
+                        return Ok(());
+                    }
+                    let asked = RequestBody::Metadata { topics: None };
+                    let answer = connection.ask(asked, PROBE_TIMEOUT).await;
+                    let Ok(answer) = answer else {
+                        return Ok(());
+                    };
+                    self.take(answer)?;
+                    // Cut off from the controller it may go on for long with an old view.
+                    if self.view.borrow().controller.is_none() {
+                        sleep(ROUND_PAUSE).await;
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    fn take(&self, answer: ResponseBody) -> Result<()> {
+        match answer {
+            ResponseBody::Metadata(view) => {
+                self.show(view);
+                Ok(())
+            }
+            other => {
+                let text = format!("a question about metadata was answered with {other:?}");
+                Err(Error::new(ErrorKind::Corrupt, text))
+            }
+        }
+    }
+
+    /// The newest view counts, whoever showed it.
+    fn show(&self, view: ClusterView) {
+        self.trouble.send_replace(None);
+        self.view.send_if_modified(|known| {
+            let newer = view.index > known.index
+                || (view.index == known.index && view.controller != known.controller);
+            if newer {
+                *known = Arc::new(view);
+            }
+            newer
+        });
+    }
+}

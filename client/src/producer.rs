@@ -1,0 +1,321 @@
+//! Sending records: batches them by partition, and has each partition's lane deliver them.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use baton_protocol::batch::{BATCH_HEADER_BYTES, BatchBuilder, Header};
+use baton_protocol::ids::{PartitionIndex, TopicPartition};
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
+
+use crate::client::Client;
+use crate::error::{Error, ErrorKind, Result};
+use crate::lane::Lane;
+use crate::record::{Record, RecordMetadata, partition_of_key};
+
+/// How a producer works.
+#[derive(Clone, Debug)]
+pub struct ProducerConfig {
+    /// A batch leaves when it has this many bytes. At most the broker's `message_bytes_max`.
+    pub batch_bytes: usize,
+    /// A batch leaves at the latest this long after its first record.
+    pub linger: Duration,
+    /// Most bytes of records that are not acknowledged yet; `send` waits for room.
+    pub buffer_bytes_max: usize,
+    /// How long a record may take from `send` to its acknowledgement.
+    pub delivery_timeout: Duration,
+    /// How long an acknowledgement may take on the broker's side before it is asked again.
+    pub commit_timeout: Duration,
+}
+
+impl Default for ProducerConfig {
+    /// 128 KiB, 5 ms, 32 MiB, 120 s, 5 s.
+    fn default() -> Self {
+        ProducerConfig {
+            batch_bytes: 128 << 10,
+            linger: Duration::from_millis(5),
+            buffer_bytes_max: 32 << 20,
+            delivery_timeout: Duration::from_secs(120),
+            commit_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// The fate of a batch, shared by the acknowledgements of its records.
+#[derive(Debug, Default)]
+pub(crate) struct Fate {
+    result: OnceLock<Result<RecordMetadata>>,
+    decided: Notify,
+}
+
+impl Fate {
+    pub fn decide(&self, result: Result<RecordMetadata>) {
+        // A batch is decided once; whoever comes second has nothing to add.
+        drop(self.result.set(result));
+        self.decided.notify_waiters();
+    }
+
+    async fn wait(&self) -> Result<RecordMetadata> {
+        loop {
+            let decided = self.decided.notified();
+            tokio::pin!(decided);
+            decided.as_mut().enable();
+            if let Some(result) = self.result.get() {
+                return result.clone();
+            }
+            decided.await;
+        }
+    }
+}
+
+/// An acknowledgement that is to come. Await it for where the record is.
+#[derive(Debug)]
+#[must_use = "an acknowledgement that is not awaited hides an error; `flush` reports it too"]
+pub struct Ack {
+    fate: Arc<Fate>,
+    index: u32,
+}
+
+impl Ack {
+    /// Waits for the broker's word.
+    pub async fn wait(self) -> Result<RecordMetadata> {
+        let mut metadata = self.fate.wait().await?;
+        metadata.offset = metadata.offset.plus(u64::from(self.index));
+        Ok(metadata)
+    }
+}
+
+/// A batch that takes records.
+pub(crate) struct OpenBatch {
+    pub builder: BatchBuilder,
+    pub fate: Arc<Fate>,
+    pub opened_at: Instant,
+    /// What it took from the buffer's room.
+    pub room: usize,
+}
+
+/// What a producer and a partition's lane share.
+pub(crate) struct Intake {
+    state: Mutex<IntakeState>,
+    /// Something was added, or the producer closed.
+    pub news: Notify,
+    /// The lane has nothing left.
+    pub idle: Notify,
+}
+
+#[derive(Default)]
+pub(crate) struct IntakeState {
+    pub open: Option<OpenBatch>,
+    pub full: std::collections::VecDeque<OpenBatch>,
+    /// Batches that the lane has taken and not decided.
+    pub in_hand: usize,
+    /// Send what there is, do not linger.
+    pub hurry: bool,
+    pub closed: bool,
+}
+
+impl Intake {
+    pub fn lock(&self) -> MutexGuard<'_, IntakeState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl IntakeState {
+    pub fn is_idle(&self) -> bool {
+        self.open.is_none() && self.full.is_empty() && self.in_hand == 0
+    }
+}
+
+/// Sends records to one topic, idempotently: whatever is repeated on the way, each record is stored
+/// once, and those of a partition in the order of their `send`s.
+pub struct Producer {
+    config: ProducerConfig,
+    partitions: Vec<Arc<Intake>>,
+    room: Arc<Semaphore>,
+    message_bytes_max: usize,
+    sticky: AtomicU32,
+    failure: Arc<Mutex<Option<Error>>>,
+}
+
+impl Client {
+    /// A producer for a topic that exists.
+    pub async fn producer(&self, topic: &str, config: ProducerConfig) -> Result<Producer> {
+        let record = self.topic(topic).await?;
+        let message_bytes_max = self.message_bytes_max().await?;
+        let room = Arc::new(Semaphore::new(config.buffer_bytes_max));
+        let failure = Arc::new(Mutex::new(None));
+        let mut partitions = Vec::new();
+        for index in 0..record.partitions.len() as u32 {
+            let intake = Arc::new(Intake {
+                state: Mutex::default(),
+                news: Notify::new(),
+                idle: Notify::new(),
+            });
+            let partition = TopicPartition {
+                topic: record.id,
+                partition: PartitionIndex(index),
+            };
+            let lane = Lane::new(
+                self.clone(),
+                partition,
+                config.clone(),
+                intake.clone(),
+                room.clone(),
+                failure.clone(),
+            );
+            tokio::spawn(lane.run());
+            partitions.push(intake);
+        }
+        Ok(Producer {
+            config,
+            partitions,
+            room,
+            message_bytes_max,
+            sticky: AtomicU32::new(0),
+            failure,
+        })
+    }
+
+    async fn message_bytes_max(&self) -> Result<usize> {
+        let view = self.view();
+        let mut last = None;
+        for broker in view.brokers.values() {
+            match self.connection(&broker.client_address).await {
+                Ok(connection) => return Ok(connection.message_bytes_max()),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| Error::new(ErrorKind::Unreachable, "no broker is known")))
+    }
+}
+
+impl Producer {
+    /// Takes a record. Waits for room in the buffer; the acknowledgement is waited for apart.
+    pub async fn send(&self, record: Record) -> Result<Ack> {
+        let headers: Vec<Header<'_>> = record
+            .headers
+            .iter()
+            .map(|(name, value)| Header {
+                name,
+                value: value.as_deref(),
+            })
+            .collect();
+        let (key, value) = (record.key.as_deref(), record.value.as_deref());
+        let size = BatchBuilder::record_bytes_max(key, value, &headers);
+        if size + BATCH_HEADER_BYTES > self.message_bytes_max {
+            let text = format!(
+                "a record of {size} bytes; the brokers take at most {} (limits.message_bytes_max)",
+                self.message_bytes_max
+            );
+            return Err(Error::new(ErrorKind::Refused, text));
+        }
+        let share = size.min(self.config.buffer_bytes_max);
+        let permit = self.room.acquire_many(share as u32).await;
+        permit
+            .map_err(|_| Error::new(ErrorKind::Closed, "the producer is closed"))?
+            .forget();
+        let timestamp = record.timestamp_ms.unwrap_or_else(now_ms);
+        let partition = self.choose(&record)?;
+        let intake = &self.partitions[partition as usize];
+        let mut state = intake.lock();
+        if state.closed {
+            return Err(Error::new(ErrorKind::Closed, "the producer is closed"));
+        }
+        let limit = self.config.batch_bytes.min(self.message_bytes_max);
+        if state
+            .open
+            .as_ref()
+            .is_some_and(|open| open.builder.bytes() + size > limit)
+        {
+            self.close_batch(
+                &mut state,
+                record.key.is_none() && record.partition.is_none(),
+            );
+            intake.news.notify_one();
+        }
+        let fresh = state.open.is_none();
+        let open = state.open.get_or_insert_with(|| OpenBatch {
+            builder: BatchBuilder::with_capacity(limit.max(size + BATCH_HEADER_BYTES)),
+            fate: Arc::default(),
+            opened_at: Instant::now(),
+            room: 0,
+        });
+        let index = open.builder.records();
+        open.builder.push(timestamp, key, value, &headers);
+        open.room += share;
+        let fate = open.fate.clone();
+        drop(state);
+        if fresh {
+            intake.news.notify_one();
+        }
+        Ok(Ack { fate, index })
+    }
+
+    /// Records without key or partition stay with one partition until its batch is full.
+    fn close_batch(&self, state: &mut IntakeState, sticky: bool) {
+        state.full.extend(state.open.take());
+        if sticky {
+            self.sticky.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn choose(&self, record: &Record) -> Result<u32> {
+        let count = self.partitions.len() as u32;
+        match (record.partition, &record.key) {
+            (Some(partition), _) if partition.0 < count => Ok(partition.0),
+            (Some(partition), _) => {
+                let text = format!("the topic has {count} partitions, there is no {partition}");
+                Err(Error::new(ErrorKind::UnknownTopic, text))
+            }
+            (None, Some(key)) => Ok(partition_of_key(key, count).0),
+            (None, None) => Ok(self.sticky.load(Ordering::Relaxed) % count),
+        }
+    }
+
+    /// Sends everything and waits until it is decided. An error if any record since the last
+    /// `flush` was not delivered.
+    pub async fn flush(&self) -> Result<()> {
+        for intake in &self.partitions {
+            loop {
+                let idle = intake.idle.notified();
+                tokio::pin!(idle);
+                idle.as_mut().enable();
+                {
+                    let mut state = intake.lock();
+                    if state.is_idle() {
+                        break;
+                    }
+                    state.hurry = true;
+                }
+                intake.news.notify_one();
+                idle.await;
+            }
+        }
+        let failure = self
+            .failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// Flushes and ends.
+    pub async fn close(self) -> Result<()> {
+        self.flush().await
+    }
+}
+
+impl Drop for Producer {
+    fn drop(&mut self) {
+        for intake in &self.partitions {
+            intake.lock().closed = true;
+            intake.news.notify_one();
+        }
+    }
+}
+
+fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as i64)
+}
