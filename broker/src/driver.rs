@@ -10,12 +10,12 @@ use std::collections::VecDeque;
 use baton_protocol::batch::{self, BatchHeader, EntryIter};
 use baton_protocol::ids::{BrokerId, LeaderEpoch, Offset, Tick};
 use baton_protocol::peer::{Append, ReplicaMessage};
+use baton_replication::Replica;
 use baton_replication::event::{
     Breach, Committed, Effect, EntryShape, FenceAnswer, Input, Proposal, Refusal, RequestId,
     SetProposal,
 };
 use baton_replication::producers::{ProducerStamp, ProducerTable};
-use baton_replication::Replica;
 use baton_storage::{Chunk, StorageError};
 use bytes::Bytes;
 
@@ -209,7 +209,12 @@ impl Driver {
             producer: batch.producer,
             timeout_ms,
         };
-        self.step(now, Input::Propose(proposal), &InHand::Batch(&batch.bytes), out);
+        self.step(
+            now,
+            Input::Propose(proposal),
+            &InHand::Batch(&batch.bytes),
+            out,
+        );
     }
 
     /// Takes a message of another replica. `payload` holds an append's entries.
@@ -249,7 +254,12 @@ impl Driver {
             tracing::warn!(%error, "an append is not taken");
             return;
         }
-        self.step(now, Input::Append(append, shapes), &InHand::Entries(&entries), out);
+        self.step(
+            now,
+            Input::Append(append, shapes),
+            &InHand::Entries(&entries),
+            out,
+        );
     }
 
     /// Takes any input that carries no bytes.
@@ -310,7 +320,8 @@ impl Driver {
             }
             Effect::AppendEpochStart { base, epoch } => {
                 let batch = batch::control_batch_epoch_start(base, epoch, self.wall_clock_ms);
-                self.log.reserve(batch.len() + batch::ENTRY_OVERHEAD_BYTES)?;
+                self.log
+                    .reserve(batch.len() + batch::ENTRY_OVERHEAD_BYTES)?;
                 self.log.append_batch(&batch, base, epoch)?;
             }
             Effect::AppendEntries { skip } => {
@@ -381,7 +392,8 @@ impl Driver {
         if let Some((end, bytes)) = pushed {
             let mut more = Vec::new();
             let bytes = bytes as u64;
-            self.replica.step(now, Input::Pushed { to, end, bytes }, &mut more);
+            self.replica
+                .step(now, Input::Pushed { to, end, bytes }, &mut more);
             queue.extend(more);
         }
         Ok(())

@@ -114,7 +114,7 @@ pub fn open(
         producers,
     };
     let reader = log.reader();
-    let log = StoredLog { dir, log };
+    let log = StoredLog { log };
     Ok(OpenedReplica { reader, log, shape })
 }
 
@@ -183,7 +183,6 @@ pub fn retire(
 
 /// A log on disk, as the driver wants it.
 struct StoredLog {
-    dir: PathBuf,
     log: Log,
 }
 
@@ -207,7 +206,7 @@ impl PartitionLog for StoredLog {
 
     fn truncate(&mut self, to: Offset, epoch: LeaderEpoch) -> Result<(), StorageError> {
         let reason = format!("never committed; the history of leader epoch {epoch} differs");
-        baton_storage::quarantine::set_aside(&self.dir, &self.log, to, &reason)?;
+        baton_storage::quarantine::set_aside(&self.log, to, &reason)?;
         self.log.truncate(to)
     }
 
@@ -220,7 +219,7 @@ impl PartitionLog for StoredLog {
     }
 
     fn prepare_flush(&mut self) -> Result<FlushWork, StorageError> {
-        let job = self.log.prepare_flush()?;
+        let job = self.log.prepare_flush();
         Ok(Box::new(move || job.run()))
     }
 
@@ -231,7 +230,7 @@ impl PartitionLog for StoredLog {
 
     fn save_producers(&mut self, producers: &ProducerTable) -> Result<(), StorageError> {
         match rmp_serde::to_vec_named(producers) {
-            Ok(bytes) => self.log.save_producers(self.log.end(), &bytes),
+            Ok(bytes) => self.log.save_producers(&bytes),
             Err(error) => {
                 tracing::error!(%error, "the producers' state cannot be encoded");
                 Ok(())
@@ -240,6 +239,6 @@ impl PartitionLog for StoredLog {
     }
 
     fn close(&mut self) -> Result<(), StorageError> {
-        self.log.close_clean()
+        self.log.close()
     }
 }

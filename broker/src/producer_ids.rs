@@ -26,7 +26,10 @@ impl ProducerIds {
         if let Some(id) = left.next() {
             return Ok(ProducerId(id));
         }
-        match control.ask(AdminRequest::AllocateProducerIds { count: RANGE }).await? {
+        match control
+            .ask(AdminRequest::AllocateProducerIds { count: RANGE })
+            .await?
+        {
             AdminResponse::ProducerIds { first, count } => {
                 *left = first + 1..first + u64::from(count);
                 Ok(ProducerId(first))

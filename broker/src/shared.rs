@@ -3,6 +3,7 @@
 //! process.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use baton_controller::state::ClusterState;
 use baton_protocol::ids::{BrokerEpoch, BrokerId, BrokerLife, ClusterId};
@@ -40,11 +41,27 @@ pub struct Shared {
     pub known: watch::Sender<Known>,
     /// Ids for idempotent producers.
     pub producer_ids: ProducerIds,
-    /// Its life, once it is registered; the router writes it.
+    /// Client connections.
+    pub connections: AtomicUsize,
+    /// Its life, once it is registered; the session with the controller writes it.
     pub life: watch::Sender<Option<BrokerEpoch>>,
 }
 
 impl Shared {
+    /// Counts a client in, unless there are as many as allowed.
+    pub fn admit(&self) -> bool {
+        let max = self.config.limits.connections_max;
+        let admit = |connections| (connections < max).then_some(connections + 1);
+        self.connections
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, admit)
+            .is_ok()
+    }
+
+    /// Counts a client out.
+    pub fn release(&self) {
+        self.connections.fetch_sub(1, Ordering::AcqRel);
+    }
+
     /// The cluster, once it is known.
     pub fn cluster_id(&self) -> Option<ClusterId> {
         let known = self.known.borrow();
@@ -68,7 +85,9 @@ impl Shared {
             index: state.index,
             controller: known.controller,
             brokers: state.brokers.clone(),
-            topics: topics.map(|topic| (topic.name.clone(), topic.clone())).collect(),
+            topics: topics
+                .map(|topic| (topic.name.clone(), topic.clone()))
+                .collect(),
         })
     }
 }

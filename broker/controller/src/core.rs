@@ -124,6 +124,11 @@ impl ControllerCore {
         core
     }
 
+    /// The Raft term that this controller acts in.
+    pub fn term(&self) -> u64 {
+        self.term
+    }
+
     /// The state as of the last command.
     pub fn state(&self) -> &ClusterState {
         &self.state

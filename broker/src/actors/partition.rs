@@ -8,7 +8,7 @@ use baton_protocol::error::{ErrorCode, WireError};
 use baton_protocol::ids::{Offset, TopicPartition};
 use baton_protocol::peer::PeerMessage;
 use baton_replication::Input;
-use baton_replication::event::{Committed, Refusal, RequestId};
+use baton_replication::event::{Breach, Committed, Refusal, RequestId};
 use tokio::sync::watch;
 
 use crate::actors::answer::Answer;
@@ -103,10 +103,14 @@ impl Partition {
                 self.watermark.send_replace(to);
             }
             Output::FenceAnswer(answer) => {
-                self.around.control.report(Report::FenceAnswer(partition, answer));
+                self.around
+                    .control
+                    .report(Report::FenceAnswer(partition, answer));
             }
             Output::ProposeInSync(proposal) => {
-                self.around.control.report(Report::SetChange(partition, proposal));
+                self.around
+                    .control
+                    .report(Report::SetChange(partition, proposal));
             }
             Output::RoleChanged { leading } => match leading {
                 Some(epoch) => tracing::info!(%partition, %epoch, "leads"),
@@ -122,12 +126,18 @@ impl Partition {
         }
     }
 
-    /// What cannot be repaired here is said loudly; the other replicas go on without this one.
+    /// What cannot be repaired here is said loudly; the other replicas go on without this one. A
+    /// disk that failed is no matter of one replica: the broker ends.
     fn broken(&self, reason: &BrokenReason) {
         let partition = self.id;
         tracing::error!(%partition, ?reason, "this replica takes no part any more");
-        if let BrokenReason::Storage(_) | BrokenReason::Breach(_) = reason {
-            self.around.control.report(Report::ReplicaFailed(partition));
+        match reason {
+            BrokenReason::Storage(_) | BrokenReason::Breach(Breach::FlushFailed) => {
+                self.around.control.report(Report::ReplicaFailed(partition));
+            }
+            BrokenReason::Breach(
+                Breach::TruncateBelowWatermark { .. } | Breach::Overlap { .. },
+            ) => {}
         }
     }
 

@@ -48,7 +48,10 @@ impl PeerLinks {
     /// each partition, and holds slices of mapped segments, no copies.
     pub fn send(&self, to: BrokerId, message: &PeerMessage, payload: Bytes) {
         let table = self.table.load();
-        let Some(line) = table.get(&to).filter(|line| line.up.load(Ordering::Acquire)) else {
+        let Some(line) = table
+            .get(&to)
+            .filter(|line| line.up.load(Ordering::Acquire))
+        else {
             return;
         };
         match Outgoing::encode(message, payload) {
@@ -60,7 +63,9 @@ impl PeerLinks {
     /// The brokers to whom a link stands.
     pub fn up(&self) -> Vec<BrokerId> {
         let table = self.table.load();
-        let standing = table.iter().filter(|(_, line)| line.up.load(Ordering::Acquire));
+        let standing = table
+            .iter()
+            .filter(|(_, line)| line.up.load(Ordering::Acquire));
         standing.map(|(id, _)| *id).collect()
     }
 

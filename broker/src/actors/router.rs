@@ -80,14 +80,20 @@ impl Router {
             return;
         };
         let shared_state = Arc::new(state.clone());
-        self.shared.known.send_modify(|known| known.state = Some(shared_state));
+        self.shared
+            .known
+            .send_modify(|known| known.state = Some(shared_state));
         self.follow_brokers(&state, me, ctx);
         self.follow_partitions(&state, me, ctx);
         self.state = Some(state);
     }
 
     fn follow_brokers(&mut self, state: &ClusterState, me: BrokerLife, ctx: &mut Context<Self>) {
-        for record in state.brokers.values().filter(|record| record.id != me.broker) {
+        for record in state
+            .brokers
+            .values()
+            .filter(|record| record.id != me.broker)
+        {
             let route = Route {
                 cluster_id: state.cluster_id,
                 me,
@@ -96,7 +102,8 @@ impl Router {
                 address: record.peer_address.clone(),
             };
             let known = self.links.get(&record.id);
-            if known.is_some_and(|(old, _)| old.life == route.life && old.address == route.address) {
+            if known.is_some_and(|(old, _)| old.life == route.life && old.address == route.address)
+            {
                 continue;
             }
             if let Some((_, link)) = self.links.remove(&record.id) {
@@ -177,7 +184,10 @@ impl Router {
             actor.do_send(ClosePartition);
         }
         self.shared.routes.remove(&partition);
-        let deleted = self.state.as_ref().is_none_or(|state| !state.topics.contains_key(&partition.topic));
+        let deleted = self
+            .state
+            .as_ref()
+            .is_none_or(|state| !state.topics.contains_key(&partition.topic));
         if let Err(error) = hosting::retire(&self.data_dir, partition, deleted) {
             tracing::error!(%partition, %error, "the data of a replica that is gone could not be put away");
         }
@@ -222,8 +232,14 @@ fn worker_of(partition: &TopicPartition, workers: usize) -> usize {
     ((topic.0 ^ topic.1).wrapping_add(u64::from(partition.partition.0)) % workers as u64) as usize
 }
 
-fn record_of<'a>(state: &'a ClusterState, partition: &TopicPartition) -> Option<&'a PartitionRecord> {
-    state.topics.get(&partition.topic)?.partition(partition.partition)
+fn record_of<'a>(
+    state: &'a ClusterState,
+    partition: &TopicPartition,
+) -> Option<&'a PartitionRecord> {
+    state
+        .topics
+        .get(&partition.topic)?
+        .partition(partition.partition)
 }
 
 /// A partition's record, joined with what is known of its brokers.
@@ -256,7 +272,7 @@ impl Handler<Registered> for Router {
     type Result = ();
 
     fn handle(&mut self, Registered(epoch): Registered, ctx: &mut Self::Context) {
-        self.shared.life.send_replace(Some(epoch));
+        tracing::debug!(%epoch, "the router knows this broker's life");
         self.follow(ctx);
     }
 }
@@ -265,7 +281,11 @@ impl Handler<MetadataSnapshot> for Router {
     type Result = ();
 
     fn handle(&mut self, MetadataSnapshot(state): MetadataSnapshot, ctx: &mut Self::Context) {
-        if self.state.as_ref().is_some_and(|own| own.index > state.index) {
+        if self
+            .state
+            .as_ref()
+            .is_some_and(|own| own.index > state.index)
+        {
             return;
         }
         self.state = Some(state);

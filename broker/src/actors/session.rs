@@ -7,7 +7,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture};
+use actix::{
+    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture,
+};
 use baton_protocol::client::{
     CLIENT_PROTOCOL_VERSION, ClientRequest, RequestBody, ResponseBody, ServerMessage,
 };
@@ -57,7 +59,7 @@ impl Session {
         connection::prepare(&socket)?;
         let (read, mut write) = socket.into_split();
         let (out, mut queue) = mpsc::unbounded_channel();
-        let allowance = shared.config.limits.in_flight_bytes_per_connection();
+        let allowance = shared.config.limits.in_flight_bytes_per_connection;
         Session::create(|ctx| {
             let address = ctx.address();
             let reading = read_requests(FrameReader::new(read), address.clone(), allowance);
@@ -78,7 +80,13 @@ impl Session {
         Ok(())
     }
 
-    fn request(&mut self, request: ClientRequest, payload: Bytes, answer: Answer, ctx: &mut Context<Self>) {
+    fn request(
+        &mut self,
+        request: ClientRequest,
+        payload: Bytes,
+        answer: Answer,
+        ctx: &mut Context<Self>,
+    ) {
         if !self.greeted && !matches!(request.body, RequestBody::Hello { .. }) {
             answer.send(Err(WireError::new(
                 ErrorCode::InvalidRequest,
@@ -179,7 +187,7 @@ impl Session {
             version,
             cluster_id: own,
             broker: self.shared.broker,
-            message_bytes_max: self.shared.config.limits.message_bytes_max() as u32,
+            message_bytes_max: self.shared.config.limits.message_bytes_max as u32,
         })
     }
 
@@ -192,7 +200,7 @@ impl Session {
         answer: Answer,
     ) {
         let id = TopicPartition { topic, partition };
-        let bytes_max = self.shared.config.limits.message_bytes_max();
+        let bytes_max = self.shared.config.limits.message_bytes_max;
         let batch = match CheckedBatch::check(payload, bytes_max) {
             Ok(batch) => batch,
             Err(error) => {
@@ -201,7 +209,10 @@ impl Session {
                 } else {
                     ErrorCode::InvalidBatch
                 };
-                return answer.send(Err(WireError::new(code, format!("partition {id}: {error}"))));
+                return answer.send(Err(WireError::new(
+                    code,
+                    format!("partition {id}: {error}"),
+                )));
             }
         };
         let mut message = Some(Produce {
@@ -290,10 +301,16 @@ impl Session {
         };
         if topic.partition(id.partition).is_none() {
             let count = topic.partitions.len();
-            let text = format!("topic {} has {count} partitions, there is no {}", topic.name, id.partition);
+            let text = format!(
+                "topic {} has {count} partitions, there is no {}",
+                topic.name, id.partition
+            );
             return WireError::new(ErrorCode::UnknownPartition, text);
         }
-        let text = format!("broker {} does not lead {}/{}", self.shared.broker, topic.name, id.partition);
+        let text = format!(
+            "broker {} does not lead {}/{}",
+            self.shared.broker, topic.name, id.partition
+        );
         WireError::new(ErrorCode::NotLeader, text)
     }
 }
@@ -338,6 +355,7 @@ impl Actor for Session {
 
     fn stopped(&mut self, _: &mut Self::Context) {
         self.reading.abort();
+        self.shared.release();
     }
 }
 

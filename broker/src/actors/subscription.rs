@@ -53,7 +53,9 @@ impl Subscription {
         let (log_start, log_end) = (hosted.reader.start(), hosted.reader.end());
         let (offset, partition) = (wanted.offset, wanted.partition);
         if offset < log_start || offset > log_end {
-            let text = format!("partition {partition} has offsets {log_start} to {log_end} here, {offset} was asked for");
+            let text = format!(
+                "partition {partition} has offsets {log_start} to {log_end} here, {offset} was asked for"
+            );
             answer.send(Err(WireError::new(ErrorCode::OffsetOutOfRange, text)));
             return None;
         }
@@ -114,7 +116,10 @@ impl Pusher {
                 return;
             };
             drop(permit);
-            match self.reader.read(self.position, CHUNK_BYTES_MAX, high_watermark) {
+            match self
+                .reader
+                .read(self.position, CHUNK_BYTES_MAX, high_watermark)
+            {
                 Ok(Some(chunk)) => {
                     let bytes = u32::try_from(chunk.bytes.len()).unwrap_or(u32::MAX);
                     self.position = chunk.end;

@@ -135,7 +135,7 @@ async fn write_all<W: AsyncWrite + Unpin>(
             let payload = (left - head).min(frame.payload.len());
             frame.payload.advance(payload);
             left -= head + payload;
-            if frame.len() > 0 {
+            if !frame.is_empty() {
                 break;
             }
             first += 1;

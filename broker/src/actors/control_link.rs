@@ -1,0 +1,421 @@
+//! This broker's session with the active controller: finds it, registers, sends heartbeats, hands
+//! on what it says.
+//!
+//! Runs on a thread of its own, so that a busy arbiter never makes this broker look dead.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use actix::Addr;
+use baton_controller::session::{FenceAnswer, FromController, ToController};
+use baton_controller::state::SetChange;
+use baton_protocol::admin::{AdminRequest, AdminResponse};
+use baton_protocol::error::{ErrorCode, WireError};
+use baton_protocol::ids::{BrokerEpoch, BrokerId, BrokerLife, TopicId, TopicPartition};
+use baton_protocol::peer::{Opening, OpeningReply, PEER_PROTOCOL_VERSION};
+use baton_replication::event as core;
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::actors::messages::{
+    ControllerKnown, FencePartitions, MetadataCommands, MetadataSnapshot, Registered,
+    SetChangesRefused,
+};
+use crate::actors::router::Router;
+use crate::net::connection::{self, ConnectionError, FrameReader, Outgoing};
+use crate::shared::Shared;
+
+/// How long reports are collected before they leave together: a broker's death changes the sets of
+/// all its partitions at once.
+const COLLECT: Duration = Duration::from_millis(5);
+
+/// How long a candidate may take to say whether it is the controller.
+const WELCOME_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// Silence after which another controller is looked for, at least.
+const SILENCE_MIN: Duration = Duration::from_millis(600);
+
+/// Pause after a round in which nobody was the controller.
+const ROUND_PAUSE: Duration = Duration::from_millis(25);
+
+/// How long a request to the controller may take, finding it included.
+const ASK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the parts of a broker tell the controller.
+pub enum Report {
+    /// A fence is answered.
+    FenceAnswer(TopicPartition, core::FenceAnswer),
+    /// A leader asks for another in-sync set.
+    SetChange(TopicPartition, core::SetProposal),
+    /// A connection to this life of a broker was refused.
+    ConnectionRefused(BrokerId, BrokerEpoch),
+    /// A replica can be used no more: the broker cannot answer for its disk.
+    ReplicaFailed(TopicPartition),
+    /// A request, with where its answer goes.
+    Ask(
+        AdminRequest,
+        oneshot::Sender<Result<AdminResponse, WireError>>,
+    ),
+}
+
+/// Reaches the controller from anywhere in this broker. Cheap to clone.
+#[derive(Clone)]
+pub struct ControlLink {
+    reports: mpsc::UnboundedSender<Report>,
+}
+
+impl ControlLink {
+    /// A link, and the end of it that [`run`] takes.
+    pub fn new() -> (ControlLink, mpsc::UnboundedReceiver<Report>) {
+        let (reports, receiver) = mpsc::unbounded_channel();
+        (ControlLink { reports }, receiver)
+    }
+
+    /// Tells the controller, now or when there is one again.
+    pub fn report(&self, report: Report) {
+        // The thread ends with the process only.
+        drop(self.reports.send(report));
+    }
+
+    /// Asks the controller.
+    pub async fn ask(&self, request: AdminRequest) -> Result<AdminResponse, WireError> {
+        let (answer, answered) = oneshot::channel();
+        self.report(Report::Ask(request, answer));
+        match timeout(ASK_TIMEOUT, answered).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) | Err(_) => Err(WireError::new(
+                ErrorCode::NoController,
+                "no controller answered in time; the change may yet be made, look before you retry",
+            )),
+        }
+    }
+}
+
+/// Counts operations of the disk that ended; the heartbeat carries it.
+#[derive(Clone, Default)]
+pub struct DiskProgress(Arc<AtomicU64>);
+
+impl DiskProgress {
+    /// One more has ended.
+    pub fn count(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn now(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What this broker says of itself when it registers.
+#[derive(Clone, Debug)]
+pub struct Registration {
+    /// Its data directory.
+    pub directory: baton_protocol::ids::DirectoryId,
+    /// Where clients reach it.
+    pub client_address: String,
+    /// Where brokers reach it.
+    pub peer_address: String,
+    /// Its disk may have lost acknowledged entries.
+    pub log_lost: bool,
+}
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+enum SessionError {
+    #[error(transparent)]
+    Connection(#[from] ConnectionError),
+    #[error("it does not answer")]
+    Silent,
+    #[error("it is not the controller")]
+    NotController(Option<BrokerId>),
+    #[error("it refuses: {0}")]
+    Rejected(WireError),
+    #[error("it closed the connection")]
+    Closed,
+}
+
+/// The session's state between connections.
+pub struct Keeper {
+    shared: Arc<Shared>,
+    router: Addr<Router>,
+    registration: Registration,
+    disk: DiskProgress,
+    reports: mpsc::UnboundedReceiver<Report>,
+    waiting: HashMap<u64, oneshot::Sender<Result<AdminResponse, WireError>>>,
+    next_request: u64,
+    hint: Option<BrokerId>,
+}
+
+impl Keeper {
+    /// The keeper of this broker's session.
+    pub fn new(
+        shared: Arc<Shared>,
+        router: Addr<Router>,
+        registration: Registration,
+        disk: DiskProgress,
+        reports: mpsc::UnboundedReceiver<Report>,
+    ) -> Self {
+        Keeper {
+            shared,
+            router,
+            registration,
+            disk,
+            reports,
+            waiting: HashMap::new(),
+            next_request: 0,
+            hint: None,
+        }
+    }
+
+    /// Keeps a session for as long as the process lives.
+    pub async fn run(mut self) {
+        loop {
+            for address in self.candidates() {
+                match self.session(&address).await {
+                    Ok(()) => {}
+                    Err(SessionError::NotController(leader)) => {
+                        if leader.is_some() && leader != self.hint {
+                            self.hint = leader;
+                            break;
+                        }
+                    }
+                    Err(error) => tracing::debug!(address, %error, "no session with a controller"),
+                }
+                self.router.do_send(ControllerKnown(None));
+            }
+            self.waiting.clear();
+            sleep(ROUND_PAUSE).await;
+        }
+    }
+
+    /// Where the controller may be: where it is said to be, where the configuration points, and at
+    /// every broker that is known.
+    fn candidates(&mut self) -> Vec<String> {
+        let known = self.shared.known.borrow().clone();
+        let brokers = known.state.as_ref().map(|state| &state.brokers);
+        let hinted = self.hint.take().and_then(|id| brokers?.get(&id));
+        let mut addresses: Vec<String> =
+            hinted.map(|b| b.peer_address.clone()).into_iter().collect();
+        addresses.extend(self.shared.config.cluster.controllers.iter().cloned());
+        addresses.extend(
+            brokers
+                .into_iter()
+                .flatten()
+                .map(|(_, b)| b.peer_address.clone()),
+        );
+        let mut seen = std::collections::BTreeSet::new();
+        addresses.retain(|address| seen.insert(address.clone()));
+        addresses
+    }
+
+    async fn session(&mut self, address: &str) -> Result<(), SessionError> {
+        let greeting = timeout(WELCOME_TIMEOUT, self.greet(address)).await;
+        let (mut reader, mut write, controller) = greeting.map_err(|_| SessionError::Silent)??;
+        tracing::info!(address, %controller, "session with the controller");
+        self.router.do_send(ControllerKnown(Some(controller)));
+        let (out, mut queue) = mpsc::unbounded_channel();
+        let writer =
+            tokio::spawn(
+                async move { connection::write_frames(&mut write, &mut queue, |_| ()).await },
+            );
+        let result = self.converse(&mut reader, &out).await;
+        writer.abort();
+        if let Err(error) = &result {
+            tracing::info!(address, %error, "the session with the controller ended");
+        }
+        result
+    }
+
+    async fn greet(
+        &self,
+        address: &str,
+    ) -> Result<(FrameReader, tokio::net::tcp::OwnedWriteHalf, BrokerId), SessionError> {
+        let socket = TcpStream::connect(address)
+            .await
+            .map_err(ConnectionError::from)?;
+        connection::prepare(&socket).map_err(ConnectionError::from)?;
+        let (read, mut write) = socket.into_split();
+        let mut reader = FrameReader::new(read);
+        let opening = Opening::Control {
+            version: PEER_PROTOCOL_VERSION,
+            cluster_id: self.shared.cluster_id(),
+        };
+        if let OpeningReply::Rejected(error) =
+            connection::open(&mut write, &mut reader, &opening).await?
+        {
+            return Err(SessionError::Rejected(error));
+        }
+        let hello = ToController::Hello {
+            broker: self.shared.broker,
+            life: *self.shared.life.borrow(),
+        };
+        connection::write_one(&mut write, &hello).await?;
+        match read_message(&mut reader).await? {
+            FromController::Welcome { controller } => Ok((reader, write, controller)),
+            FromController::NotController { leader } => Err(SessionError::NotController(leader)),
+            FromController::Obsolete => obsolete(),
+            _ => Err(SessionError::Closed),
+        }
+    }
+
+    async fn converse(
+        &mut self,
+        reader: &mut FrameReader,
+        out: &mpsc::UnboundedSender<Outgoing>,
+    ) -> Result<(), SessionError> {
+        let registered = self.shared.life.borrow().is_some();
+        if !registered {
+            let Registration {
+                directory,
+                client_address,
+                peer_address,
+                log_lost,
+            } = self.registration.clone();
+            send(
+                out,
+                &ToController::Register {
+                    directory,
+                    client_address,
+                    peer_address,
+                    log_lost,
+                },
+            );
+        }
+        let interval = Duration::from_millis(self.shared.config.cluster.heartbeat_interval_ms);
+        let silence_max = SILENCE_MIN.max(4 * interval);
+        let mut beat = tokio::time::interval(interval);
+        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut heard_at = Instant::now();
+        loop {
+            tokio::select! {
+                message = read_message(reader) => {
+                    heard_at = Instant::now();
+                    self.hear(message?)?;
+                }
+                _ = beat.tick() => {
+                    if heard_at.elapsed() > silence_max {
+                        return Err(SessionError::Silent);
+                    }
+                    let disk_progress = self.disk.now();
+                    send(out, &ToController::Heartbeat { disk_progress });
+                }
+                Some(report) = self.reports.recv() => self.collect(report, out).await,
+            }
+        }
+    }
+
+    fn hear(&mut self, message: FromController) -> Result<(), SessionError> {
+        match message {
+            FromController::Registered { epoch } => {
+                tracing::info!(%epoch, "registered");
+                self.shared.life.send_replace(Some(epoch));
+                self.router.do_send(Registered(epoch));
+            }
+            FromController::Snapshot(state) => self.router.do_send(MetadataSnapshot(state)),
+            FromController::Commands(commands) => self.router.do_send(MetadataCommands(commands)),
+            FromController::Fence(fences) => self.router.do_send(FencePartitions(fences)),
+            FromController::SetChangesRefused(refused) => {
+                self.router.do_send(SetChangesRefused(refused));
+            }
+            FromController::AdminResult { id, result } => {
+                if let Some(answer) = self.waiting.remove(&id) {
+                    // Whoever asked may have given up.
+                    drop(answer.send(result));
+                }
+            }
+            FromController::HeartbeatAck | FromController::Welcome { .. } => {}
+            FromController::NotController { leader } => {
+                return Err(SessionError::NotController(leader));
+            }
+            FromController::Obsolete => obsolete(),
+        }
+        Ok(())
+    }
+
+    /// Sends a report, together with those that follow it closely.
+    async fn collect(&mut self, first: Report, out: &mpsc::UnboundedSender<Outgoing>) {
+        if matches!(first, Report::SetChange(..) | Report::FenceAnswer(..)) {
+            sleep(COLLECT).await;
+        }
+        let (mut answers, mut changes) = (Vec::new(), Vec::new());
+        let mut next = Some(first);
+        while let Some(report) = next {
+            match report {
+                Report::FenceAnswer(partition, answer) => {
+                    answers.push(fence_answer(partition, &answer))
+                }
+                Report::SetChange(partition, proposal) => changes.push(SetChange {
+                    partition,
+                    epoch: proposal.epoch,
+                    version: proposal.version,
+                    new_set: proposal.new_set,
+                    verified: proposal.verified,
+                }),
+                Report::ConnectionRefused(broker, epoch) => {
+                    let life = BrokerLife { broker, epoch };
+                    send(out, &ToController::ConnectionRefused { life });
+                }
+                Report::ReplicaFailed(partition) => {
+                    crate::data_dir::note_failure(&self.shared.config.broker.data_dir);
+                    tracing::error!(%partition, "this broker ends: a replica failed, and others can take over only from a broker that is gone");
+                    std::process::exit(1);
+                }
+                Report::Ask(request, answer) => {
+                    let id = self.next_request;
+                    self.next_request += 1;
+                    self.waiting.insert(id, answer);
+                    let fresh_topic_id = TopicId(uuid::Uuid::new_v4());
+                    send(
+                        out,
+                        &ToController::Admin {
+                            id,
+                            request,
+                            fresh_topic_id,
+                        },
+                    );
+                }
+            }
+            next = self.reports.try_recv().ok();
+        }
+        if !answers.is_empty() {
+            send(out, &ToController::FenceAnswers(answers));
+        }
+        if !changes.is_empty() {
+            send(out, &ToController::ProposeInSync(changes));
+        }
+    }
+}
+
+fn fence_answer(partition: TopicPartition, answer: &core::FenceAnswer) -> FenceAnswer {
+    FenceAnswer {
+        partition,
+        epoch: answer.epoch,
+        last_epoch: answer.last_epoch,
+        durable_end: answer.durable_end,
+        log_start: answer.log_start,
+        life: answer.life,
+    }
+}
+
+fn send(out: &mpsc::UnboundedSender<Outgoing>, message: &ToController) {
+    match Outgoing::encode(message, bytes::Bytes::new()) {
+        Ok(frame) => drop(out.send(frame)),
+        Err(error) => tracing::error!(%error, "a message to the controller could not be encoded"),
+    }
+}
+
+async fn read_message(reader: &mut FrameReader) -> Result<FromController, SessionError> {
+    let frame = reader.next().await?.ok_or(SessionError::Closed)?;
+    Ok(frame.message().map_err(ConnectionError::from)?)
+}
+
+/// Another process runs under this broker's id. Two cannot: this one ends.
+fn obsolete() -> ! {
+    tracing::error!(
+        "another process has registered under this broker's id; this one ends. Give each broker an id of its own (broker.id)"
+    );
+    std::process::exit(1);
+}

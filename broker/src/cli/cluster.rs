@@ -1,0 +1,156 @@
+//! `baton cluster`.
+
+use std::time::Duration;
+
+use anyhow::bail;
+use baton_client::{Client, ClientConfig};
+use baton_protocol::ids::ClusterId;
+use baton_raft::{CallError, Identity};
+use clap::Subcommand;
+use serde_json::json;
+
+use crate::cli::output::{print_json, print_table};
+use crate::cli::{Global, block_on};
+
+/// How long a voter may take to answer.
+const VOTER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Subcommands of `baton cluster`.
+#[derive(Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// Form a cluster, once: its voters run, and belong to none yet.
+    Init {
+        /// The Raft addresses of all voters, separated by commas.
+        #[arg(long, required = true, value_delimiter = ',')]
+        voters: Vec<String>,
+    },
+    /// Show brokers, controller, and partitions that something is wrong with.
+    Status,
+}
+
+/// A cluster could not be formed.
+#[derive(Debug, thiserror::Error)]
+pub enum FormError {
+    /// A voter belongs to one already.
+    #[error("the voter at {address} belongs to a cluster already; a cluster is formed once")]
+    Formed {
+        /// Which.
+        address: String,
+    },
+    /// A voter does not answer, or refuses.
+    #[error("all voters must run to form a cluster: {0}")]
+    Voter(#[from] CallError),
+}
+
+/// Forms a cluster of the voters at these Raft addresses.
+pub async fn form_cluster(voters: &[String], limit: Duration) -> Result<ClusterId, FormError> {
+    let mut members: Vec<Identity> = Vec::new();
+    for address in voters {
+        let mut identity = baton_raft::identify(address, limit).await?;
+        if identity.formed {
+            let address = address.clone();
+            return Err(FormError::Formed { address });
+        }
+        // The others reach it where it was reached now.
+        identity.address = address.clone();
+        members.push(identity);
+    }
+    let cluster_id = ClusterId(uuid::Uuid::new_v4());
+    baton_raft::form(cluster_id, members, VOTER_TIMEOUT).await?;
+    Ok(cluster_id)
+}
+
+/// Runs a subcommand.
+pub fn run(command: &ClusterCommand, global: &Global) -> anyhow::Result<()> {
+    block_on(async {
+        match command {
+            ClusterCommand::Init { voters } => {
+                let cluster_id = form_cluster(voters, VOTER_TIMEOUT).await?;
+                if global.json {
+                    return print_json(&json!({"cluster_id": cluster_id}));
+                }
+                println!("cluster {cluster_id} formed with {} voters", voters.len());
+                Ok(())
+            }
+            ClusterCommand::Status => status(global).await,
+        }
+    })
+}
+
+async fn status(global: &Global) -> anyhow::Result<()> {
+    let client = Client::connect(ClientConfig::new(global.bootstrap.clone())).await?;
+    let status = client.cluster_status().await?;
+    let view = client.view();
+    let leads = |id| {
+        let partitions = view.topics.values().flat_map(|topic| &topic.partitions);
+        partitions
+            .filter(|partition| partition.leader.is_some_and(|l| l.broker == id))
+            .count()
+    };
+    if global.json {
+        return print_json(&json!({
+            "cluster_id": view.cluster_id, "controller": status.controller, "term": status.term,
+            "metadata_index": status.index, "partitions": status.partitions,
+            "brokers": view.brokers.values().map(|broker| json!({
+                "id": broker.id, "epoch": broker.epoch, "alive": !broker.fenced,
+                "client_address": broker.client_address, "peer_address": broker.peer_address,
+                "leads": leads(broker.id),
+            })).collect::<Vec<_>>(),
+            "troubles": status.troubles,
+        }));
+    }
+    println!("cluster     {}", view.cluster_id);
+    println!(
+        "controller  broker {} (term {}, metadata at {})",
+        status.controller, status.term, status.index
+    );
+    println!();
+    let rows: Vec<Vec<String>> = view
+        .brokers
+        .values()
+        .map(|broker| {
+            vec![
+                broker.id.to_string(),
+                if broker.fenced { "down" } else { "up" }.to_owned(),
+                leads(broker.id).to_string(),
+                broker.client_address.clone(),
+                broker.peer_address.clone(),
+                broker.epoch.to_string(),
+            ]
+        })
+        .collect();
+    print_table(
+        &["broker", "state", "leads", "clients", "brokers", "epoch"],
+        &rows,
+    )?;
+    println!();
+    if status.troubles.is_empty() {
+        println!(
+            "all {} partitions are led and fully replicated",
+            status.partitions
+        );
+        return Ok(());
+    }
+    let rows: Vec<Vec<String>> = status
+        .troubles
+        .iter()
+        .map(|trouble| {
+            vec![
+                trouble.topic.clone(),
+                trouble.partition.to_string(),
+                if trouble.leaderless {
+                    "no leader"
+                } else {
+                    "under-replicated"
+                }
+                .to_owned(),
+                trouble.reason.clone(),
+            ]
+        })
+        .collect();
+    print_table(&["topic", "partition", "trouble", "reason"], &rows)?;
+    if status.partitions == 0 {
+        bail!("the controller reports troubles of partitions it does not know");
+    }
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! A broker's data directory: its lock, and the identities that are kept in it.
+//!
+//! `lock` (held by the running process), `directory-id` (born with the directory), `broker-id` and
+//! `cluster-id` (so that a directory is never used for another broker or cluster), `failed` (left
+//! by a process that could not trust its disk any more).
+
+use std::fs::File;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use baton_protocol::ids::{BrokerId, ClusterId, DirectoryId};
+use uuid::Uuid;
+
+/// A data directory that this process holds.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    directory: DirectoryId,
+    _lock: File,
+}
+
+impl DataDir {
+    /// Takes the directory for this process, and makes it where it does not exist.
+    pub fn open(path: &Path, broker: BrokerId) -> anyhow::Result<DataDir> {
+        std::fs::create_dir_all(path)
+            .with_context(|| format!("cannot create the data directory {}", path.display()))?;
+        let lock_path = path.join("lock");
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&lock_path)
+            .with_context(|| format!("cannot open {}", lock_path.display()))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(std::fs::TryLockError::WouldBlock) => bail!(
+                "the data directory {} is in use by another process; give each broker a directory of its own (broker.data_dir or --data-dir)",
+                path.display()
+            ),
+            Err(std::fs::TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("cannot lock {}", lock_path.display()));
+            }
+        }
+        let owner = keep(path, "broker-id", || broker.to_string())?;
+        if owner != broker.to_string() {
+            bail!(
+                "the data directory {} belongs to broker {owner}, not to broker {broker}",
+                path.display()
+            );
+        }
+        let directory = keep(path, "directory-id", || Uuid::new_v4().to_string())?;
+        let directory = directory
+            .parse()
+            .with_context(|| format!("{}: no directory id", path.join("directory-id").display()))?;
+        Ok(DataDir {
+            path: path.to_owned(),
+            directory,
+            _lock: lock,
+        })
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its identity.
+    pub fn directory(&self) -> DirectoryId {
+        self.directory
+    }
+
+    /// Whether an earlier process left it because it could not trust the disk.
+    pub fn has_failed(&self) -> bool {
+        self.path.join("failed").exists()
+    }
+
+    /// The metadata knows now that this directory may have lost entries.
+    pub fn failure_is_known(&self) -> std::io::Result<()> {
+        match std::fs::remove_file(self.path.join("failed")) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+}
+
+/// Notes that what is in the directory cannot be trusted.
+pub fn note_failure(path: &Path) {
+    if let Err(error) = std::fs::write(path.join("failed"), b"") {
+        tracing::error!(%error, "the failure could not be noted in the data directory");
+    }
+}
+
+/// Binds the directory to a cluster, or refuses one that it does not belong to.
+pub fn bind_to_cluster(path: &Path, cluster: ClusterId) -> anyhow::Result<()> {
+    let owner = keep(path, "cluster-id", || cluster.to_string())?;
+    if owner != cluster.to_string() {
+        bail!(
+            "the data directory {} belongs to cluster {owner}, not to cluster {cluster}; use an empty directory to join another cluster",
+            path.display()
+        );
+    }
+    Ok(())
+}
+
+/// The content of a small file; made durably, where it is not there yet.
+fn keep(dir: &Path, name: &str, fresh: impl FnOnce() -> String) -> anyhow::Result<String> {
+    let path = dir.join(name);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => return Ok(text.trim().to_owned()),
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+    let content = fresh();
+    let write = || -> std::io::Result<()> {
+        let temporary = dir.join(format!("{name}.tmp"));
+        std::fs::write(&temporary, format!("{content}\n"))?;
+        File::open(&temporary)?.sync_all()?;
+        std::fs::rename(&temporary, &path)?;
+        File::open(dir)?.sync_all()
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(content)
+}

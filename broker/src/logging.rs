@@ -1,0 +1,20 @@
+//! Log lines go to stderr, as text or JSON.
+
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{LogFormat, Logging};
+
+/// Begins to write log lines. A level that does not exist is an error of the configuration.
+pub fn start(config: &Logging) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&config.level).map_err(|error| {
+        anyhow::anyhow!("configuration: logging.level = {:?}: {error}", config.level)
+    })?;
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    let started = match config.format {
+        LogFormat::Text => lines.with_ansi(false).try_init(),
+        LogFormat::Json => lines.json().try_init(),
+    };
+    started.map_err(|error| anyhow::anyhow!("log lines cannot be written: {error}"))
+}

@@ -1,0 +1,236 @@
+//! One broker, wired together: the one file that knows all parts.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use actix::{Actor, Arbiter, ArbiterHandle, SyncArbiter, System};
+use anyhow::Context;
+use baton_raft::{RaftConfig, RaftNode};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::actors::control_link::{ControlLink, DiskProgress, Keeper, Registration};
+use crate::actors::controller::Controller;
+use crate::actors::flusher::{FLUSH_THREADS, Flusher};
+use crate::actors::inbound;
+use crate::actors::messages::{CloseAll, Tick};
+use crate::actors::partition::Surroundings;
+use crate::actors::peer_link::PeerLinks;
+use crate::actors::router::Router;
+use crate::actors::routes::Routes;
+use crate::actors::session::Session;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::data_dir::DataDir;
+use crate::net::listener::listen;
+use crate::producer_ids::ProducerIds;
+use crate::shared::{Known, Shared};
+use crate::{disk_probe, http};
+
+/// How often the replicas are told that time passes.
+const TICK: Duration = Duration::from_millis(50);
+
+/// How long a proper end may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Runs a broker until it is told to end (SIGINT, SIGTERM) or cannot go on.
+pub fn run(config: Config) -> anyhow::Result<()> {
+    let system = System::new();
+    let result = system.block_on(serve(config));
+    System::current().stop();
+    result
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let broker = config.broker_id();
+    let data_dir = DataDir::open(&config.broker.data_dir, broker)?;
+    let clients = listen(
+        &config.broker.listen,
+        "broker.listen",
+        "broker.listen or --listen",
+    )?;
+    let peers = listen(
+        &config.broker.peer_listen,
+        "broker.peer_listen",
+        "broker.peer_listen or --peer-listen",
+    )?;
+    let web = listen(
+        &config.broker.http_listen,
+        "broker.http_listen",
+        "broker.http_listen or --http-listen",
+    )?;
+    let raft = start_raft(&config)?;
+    let clock = Clock::default();
+    let (control, reports) = ControlLink::new();
+    let shared = Arc::new(Shared {
+        broker,
+        routes: Routes::default(),
+        control: control.clone(),
+        clock,
+        known: watch::Sender::new(Known::default()),
+        producer_ids: ProducerIds::default(),
+        connections: AtomicUsize::new(0),
+        life: watch::Sender::new(None),
+        config,
+    });
+    let workers = start_workers(&shared);
+    let disk = DiskProgress::default();
+    disk_probe::start(data_dir.path(), disk.clone());
+    let around = Surroundings {
+        links: PeerLinks::default(),
+        control,
+        flusher: SyncArbiter::start(FLUSH_THREADS, || Flusher),
+        clock,
+    };
+    let router = Router::new(shared.clone(), around, workers.clone()).start();
+    let controller_config = baton_controller::core::Config {
+        session_timeout_ms: shared.config.cluster.session_timeout_ms,
+    };
+    let controller = {
+        let raft = raft.clone();
+        Controller::start_in_arbiter(&Arbiter::new().handle(), move |_| {
+            Controller::new(broker, controller_config, clock, raft)
+        })
+    };
+    actix::spawn(inbound::accept(peers, shared.clone(), controller));
+    actix::spawn(accept_clients(clients, shared.clone(), workers));
+    actix::spawn(http::serve(web.into_std()?, shared.clone())?);
+    let registration = Registration {
+        directory: data_dir.directory(),
+        client_address: shared.config.broker.client_address().to_owned(),
+        peer_address: shared.config.broker.peer_address().to_owned(),
+        log_lost: data_dir.has_failed(),
+    };
+    start_control_link(Keeper::new(
+        shared.clone(),
+        router.clone(),
+        registration,
+        disk,
+        reports,
+    ))?;
+    tracing::info!(broker = %broker, listen = shared.config.broker.listen, "broker started");
+    until_told_to_end(&shared, &data_dir).await?;
+    tracing::info!("ending");
+    if tokio::time::timeout(CLOSE_TIMEOUT, router.send(CloseAll))
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            "the replicas did not close in time; their logs are checked at the next start"
+        );
+    }
+    if let Some(raft) = raft {
+        raft.shutdown().await;
+        // It owns threads, which must not be waited for on a thread of this runtime.
+        std::mem::forget(raft);
+    }
+    Ok(())
+}
+
+fn start_raft(config: &Config) -> anyhow::Result<Option<RaftNode>> {
+    if !config.is_voter() {
+        return Ok(None);
+    }
+    let raft = RaftConfig {
+        dir: config.broker.data_dir.join("raft"),
+        broker: config.broker_id(),
+        address: config.broker.raft_listen.clone(),
+        heartbeat_interval_ms: config.raft.heartbeat_interval_ms,
+        election_timeout_min_ms: config.raft.election_timeout_min_ms,
+        election_timeout_max_ms: config.raft.election_timeout_max_ms,
+    };
+    // It brings its own threads, and is started on one that belongs to no runtime.
+    let started = std::thread::spawn(move || RaftNode::start(raft)).join();
+    let node = started.map_err(|_| anyhow::anyhow!("the thread that starts Raft panicked"))??;
+    Ok(Some(node))
+}
+
+/// Arbiters for replicas and connections, each with one timer for all replicas on it.
+fn start_workers(shared: &Arc<Shared>) -> Vec<ArbiterHandle> {
+    let threads = match shared.config.broker.threads {
+        0 => std::thread::available_parallelism().map_or(1, |cores| cores.get()),
+        threads => threads,
+    };
+    let workers: Vec<ArbiterHandle> = (0..threads).map(|_| Arbiter::new().handle()).collect();
+    let routes = shared.routes.clone();
+    actix::spawn(async move {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            for hosted in routes.all().values() {
+                hosted.actor.do_send(Tick);
+            }
+        }
+    });
+    workers
+}
+
+async fn accept_clients(listener: TcpListener, shared: Arc<Shared>, workers: Vec<ArbiterHandle>) {
+    for worker in workers.iter().cycle() {
+        match listener.accept().await {
+            Ok((socket, from)) => {
+                let shared = shared.clone();
+                let allowed = shared.admit();
+                if !allowed {
+                    tracing::warn!(%from, "a client is turned away: limits.connections_max are connected");
+                    continue;
+                }
+                let socket = socket.into_std();
+                worker.spawn_fn(move || {
+                    let socket = socket.and_then(tokio::net::TcpStream::from_std);
+                    let served = socket.and_then(|socket| Session::serve(socket, shared.clone()));
+                    if let Err(error) = served {
+                        shared.release();
+                        tracing::warn!(%from, %error, "a client's connection could not be served");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// The session with the controller has a thread of its own: a busy broker must not look dead.
+fn start_control_link(keeper: Keeper) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("the thread of the controller's session cannot start")?;
+    std::thread::Builder::new()
+        .name("control".to_owned())
+        .spawn(move || runtime.block_on(keeper.run()))
+        .context("the thread of the controller's session cannot start")?;
+    Ok(())
+}
+
+/// Waits for a signal. Meanwhile binds the data directory to the cluster, once that is known.
+async fn until_told_to_end(shared: &Arc<Shared>, data_dir: &DataDir) -> anyhow::Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut known = shared.known.subscribe();
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => return Ok(()),
+            _ = terminate.recv() => return Ok(()),
+            changed = known.changed() => {
+                changed?;
+                let Some(state) = known.borrow_and_update().state.clone() else {
+                    continue;
+                };
+                crate::data_dir::bind_to_cluster(data_dir.path(), state.cluster_id)?;
+                data_dir.failure_is_known()?;
+                // Once is enough: the cluster of a running broker does not change.
+                tokio::select! {
+                    _ = interrupt.recv() => return Ok(()),
+                    _ = terminate.recv() => return Ok(()),
+                }
+            }
+        }
+    }
+}
