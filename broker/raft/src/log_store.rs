@@ -1,8 +1,10 @@
 //! Raft's log and vote on disk: one file of checksummed records, appended and flushed before
 //! anything is answered.
 //!
-//! A record is `[u32 length][u32 CRC-32][MessagePack]`, big-endian; the file begins with an
-//! eight-byte magic. What was purged goes when the file is rewritten. All entries are kept in memory
+//! A record is `[u32 length][u32 CRC-32 of the length][u32 CRC-32 of the rest][MessagePack]`,
+//! big-endian; the file begins with an eight-byte magic. The length has a checksum of its own: a
+//! damaged one would point behind the end of the file, and everything after it would pass for a
+//! torn record. What was purged goes when the file is rewritten. All entries are kept in memory
 //! as well: snapshots keep them few.
 
 use std::collections::BTreeMap;
@@ -26,6 +28,9 @@ const REWRITE_BYTES: u64 = 4 << 20;
 
 /// Most bytes of a record.
 const RECORD_BYTES_MAX: usize = 64 << 20;
+
+/// Bytes of a record before its content.
+const HEAD_BYTES: usize = 12;
 
 #[derive(Serialize, Deserialize)]
 enum Record {
@@ -62,7 +67,16 @@ fn invalid(path: &Path, detail: impl std::fmt::Display) -> io::Error {
 
 fn encode(record: &Record, out: &mut Vec<u8>) -> io::Result<()> {
     let body = rmp_serde::to_vec_named(record).map_err(io::Error::other)?;
-    out.extend_from_slice(&(body.len() as u32).to_be_bytes());
+    if body.len() > RECORD_BYTES_MAX {
+        let text = format!(
+            "a record of {} bytes; at most {RECORD_BYTES_MAX} are allowed",
+            body.len()
+        );
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
+    let length = (body.len() as u32).to_be_bytes();
+    out.extend_from_slice(&length);
+    out.extend_from_slice(&crc32fast::hash(&length).to_be_bytes());
     out.extend_from_slice(&crc32fast::hash(&body).to_be_bytes());
     out.extend_from_slice(&body);
     Ok(())
@@ -76,23 +90,28 @@ enum Found {
 }
 
 fn decode(path: &Path, bytes: &[u8], at: usize) -> io::Result<Found> {
+    let damaged = || invalid(path, format!("a record is damaged at byte {at}"));
     let rest = &bytes[at..];
-    let Some((head, rest)) = rest.split_first_chunk::<8>() else {
+    // A crash can leave the file longer than what was written, with zeros behind.
+    if rest.len() < HEAD_BYTES || rest.iter().all(|byte| *byte == 0) {
+        return Ok(Found::Torn);
+    }
+    let word = |i: usize| [rest[i], rest[i + 1], rest[i + 2], rest[i + 3]];
+    let length = u32::from_be_bytes(word(0)) as usize;
+    if crc32fast::hash(&word(0)).to_be_bytes() != word(4) || length > RECORD_BYTES_MAX {
+        return Err(damaged());
+    }
+    let Some(body) = rest[HEAD_BYTES..].get(..length) else {
         return Ok(Found::Torn);
     };
-    let length = u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize;
-    let crc = u32::from_be_bytes([head[4], head[5], head[6], head[7]]);
-    let Some(body) = rest.get(..length).filter(|_| length <= RECORD_BYTES_MAX) else {
-        return Ok(Found::Torn);
-    };
-    let end = at + 8 + length;
-    if crc32fast::hash(body) != crc {
+    let end = at + HEAD_BYTES + length;
+    if crc32fast::hash(body).to_be_bytes() != word(8) {
         // The last record can be torn by a crash; one with others behind it has been damaged.
         let last = bytes[end..].iter().all(|byte| *byte == 0);
         return if last {
             Ok(Found::Torn)
         } else {
-            Err(invalid(path, format!("a record is damaged at byte {at}")))
+            Err(damaged())
         };
     }
     let record = rmp_serde::from_slice(body).map_err(|error| {
@@ -105,6 +124,26 @@ fn decode(path: &Path, bytes: &[u8], at: usize) -> io::Result<Found> {
 }
 
 impl LogStore {
+    /// Whether `dir` holds a log, be it empty.
+    pub fn exists(dir: &Path) -> io::Result<bool> {
+        match std::fs::metadata(dir.join("log")) {
+            Ok(found) => Ok(found.len() >= MAGIC.len() as u64),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether anything was ever written to it.
+    pub fn is_empty(&self) -> bool {
+        let inner = self.lock();
+        inner.vote.is_none() && inner.purged.is_none() && inner.entries.is_empty()
+    }
+
+    /// The index up to which entries are only in the snapshot any more.
+    pub fn purged_index(&self) -> Option<u64> {
+        self.lock().purged.map(|purged| purged.index())
+    }
+
     /// Opens the log in `dir`, or makes one.
     pub fn open(dir: &Path) -> io::Result<LogStore> {
         let path = dir.join("log");
@@ -355,6 +394,40 @@ mod tests {
         std::fs::write(&path, bytes).expect("damaged");
         let error = LogStore::open(dir.path()).expect_err("refused");
         assert!(error.to_string().contains("damaged at byte 8"), "{error}");
+    }
+
+    #[test]
+    fn a_damaged_bit_never_passes_for_a_torn_record() {
+        let dir = tempfile::tempdir().expect("dir");
+        let store = LogStore::open(dir.path()).expect("opens");
+        store.lock().record(Record::Vote(vote(1))).expect("written");
+        let first_end = store.lock().file_bytes as usize;
+        store.lock().record(Record::Vote(vote(2))).expect("written");
+        let path = dir.path().join("log");
+        let whole = std::fs::read(&path).expect("read");
+        for bit in MAGIC.len() * 8..first_end * 8 {
+            let mut bytes = whole.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&path, &bytes).expect("damaged");
+            LogStore::open(dir.path()).expect_err(&format!("bit {bit} is refused"));
+            assert_eq!(std::fs::read(&path).expect("read"), bytes, "nothing is cut");
+        }
+    }
+
+    #[test]
+    fn zeros_behind_the_last_record_are_cut() {
+        for zeros in [1, 8, 12, 4096] {
+            let dir = tempfile::tempdir().expect("dir");
+            let store = LogStore::open(dir.path()).expect("opens");
+            store.lock().record(Record::Vote(vote(3))).expect("written");
+            let end = store.lock().file_bytes;
+            let path = dir.path().join("log");
+            let file = OpenOptions::new().write(true).open(&path).expect("opens");
+            file.set_len(end + zeros).expect("grown");
+            let store = LogStore::open(dir.path()).expect("opens");
+            assert_eq!(store.lock().vote, Some(vote(3)));
+            assert_eq!(file.metadata().expect("size").len(), end);
+        }
     }
 
     #[test]

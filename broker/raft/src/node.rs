@@ -109,9 +109,7 @@ impl RaftNode {
             source,
         };
         std::fs::create_dir_all(&config.dir).map_err(storage)?;
-        let node_id = node_id(&config.dir).map_err(storage)?;
-        let log = LogStore::open(&config.dir).map_err(storage)?;
-        let machine = StateMachine::open(&config.dir).map_err(storage)?;
+        let (node_id, log, machine) = open(&config.dir).map_err(storage)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("raft")
@@ -208,25 +206,62 @@ fn settings(config: &RaftConfig) -> Result<Arc<Config>, StartError> {
     Ok(Arc::new(settings))
 }
 
-/// The directory's node id; a new random one for a new directory.
-fn node_id(dir: &Path) -> io::Result<u64> {
+/// What the directory holds, or a new member's beginning. A node id stands for the votes and entries
+/// that went with it: with those gone it must not be used again, or what a majority acknowledged
+/// could be lost, and two leaders be elected in a term.
+fn open(dir: &Path) -> io::Result<(u64, LogStore, StateMachine)> {
     let path = dir.join("node-id");
-    match std::fs::read_to_string(&path) {
-        Ok(text) => text.trim().parse().map_err(|_| {
+    let known = read_node_id(&path)?;
+    let refuse = |what: &str| {
+        let text = format!(
+            "{what}; if it cannot be restored, remove {} as a whole: \
+             the broker is a new Raft node then",
+            dir.display()
+        );
+        Err(io::Error::new(io::ErrorKind::InvalidData, text))
+    };
+    if known.is_some() && !LogStore::exists(dir)? {
+        return refuse("the log is gone, but the node id is still there");
+    }
+    let log = LogStore::open(dir)?;
+    let machine = StateMachine::open(dir)?;
+    if known.is_none() && !(log.is_empty() && machine.applied_index().is_none()) {
+        return refuse("the node id is gone, but the log or the snapshot is still there");
+    }
+    if log.purged_index() > machine.applied_index() {
+        return refuse(
+            "the snapshot is gone or too old: entries are missing between it and the log",
+        );
+    }
+    let node_id = match known {
+        Some(id) => id,
+        // The log is there by now: an id without one is never left by a crash.
+        None => new_node_id(&path)?,
+    };
+    Ok((node_id, log, machine))
+}
+
+fn read_node_id(path: &Path) -> io::Result<Option<u64>> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => text.trim().parse().map(Some).map_err(|_| {
             let text = format!("{}: `{}` is no node id", path.display(), text.trim());
             io::Error::new(io::ErrorKind::InvalidData, text)
         }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let id = uuid::Uuid::new_v4().as_u64_pair().0 >> 1;
-            let temporary = dir.join("node-id.tmp");
-            std::fs::write(&temporary, format!("{id}\n"))?;
-            std::fs::File::open(&temporary)?.sync_all()?;
-            std::fs::rename(&temporary, &path)?;
-            std::fs::File::open(dir)?.sync_all()?;
-            Ok(id)
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+fn new_node_id(path: &Path) -> io::Result<u64> {
+    let id = uuid::Uuid::new_v4().as_u64_pair().0 >> 1;
+    let temporary = path.with_extension("tmp");
+    std::fs::write(&temporary, format!("{id}\n"))?;
+    std::fs::File::open(&temporary)?.sync_all()?;
+    std::fs::rename(&temporary, path)?;
+    if let Some(dir) = path.parent() {
+        std::fs::File::open(dir)?.sync_all()?;
+    }
+    Ok(id)
 }
 
 /// Keeps `leader` true. This node counts as leader only once an entry of its own term is applied:

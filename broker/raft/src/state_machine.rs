@@ -101,6 +101,11 @@ impl StateMachine {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The index of the last entry that is in the state.
+    pub fn applied_index(&self) -> Option<u64> {
+        self.lock().current.last_applied.map(|id| id.index())
+    }
+
     /// The state now, and every command after it.
     pub fn follow(&self) -> (ClusterState, mpsc::UnboundedReceiver<AppliedCommand>) {
         let (sender, receiver) = mpsc::unbounded_channel();
