@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use actix::{Actor, Arbiter, ArbiterHandle, SyncArbiter, System};
 use anyhow::Context;
+use baton_protocol::ids::ClusterId;
 use baton_raft::{RaftConfig, RaftNode};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -87,6 +88,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let router = Router::new(shared.clone(), around, workers.clone()).start();
     let controller_config = baton_controller::core::Config {
         session_timeout_ms: shared.config.cluster.session_timeout_ms,
+        fresh_cluster_id: ClusterId(uuid::Uuid::new_v4()),
     };
     let controller = {
         let raft = raft.clone();

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use baton_protocol::ids::{
-    BrokerEpoch, BrokerId, BrokerLife, LeaderEpoch, MetadataIndex, Tick, TopicPartition,
+    BrokerEpoch, BrokerId, BrokerLife, ClusterId, LeaderEpoch, MetadataIndex, Tick, TopicPartition,
 };
 
 use crate::admin::AdminWaiting;
@@ -19,17 +19,23 @@ use crate::state::{ClusterState, Command, Elected, Outcome, SetChange, SetChange
 /// How often a fence that was not answered is sent again, in milliseconds.
 const FENCE_RETRY_MS: u64 = 200;
 
-/// What can be tuned.
+/// How long whoever forms a cluster has to give it an identity, in milliseconds.
+const FORMING_MS: u64 = 2_000;
+
+/// What can be tuned, and what only the outside can know.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
     /// How long a broker may be silent before it is held for dead, in milliseconds.
     pub session_timeout_ms: u64,
+    /// A random identity, should the cluster have none: whoever formed it was cut off half way.
+    pub fresh_cluster_id: ClusterId,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Config {
             session_timeout_ms: 1_000,
+            fresh_cluster_id: ClusterId::default(),
         }
     }
 }
@@ -101,6 +107,8 @@ pub struct ControllerCore {
     next_token: u64,
     fencing: bool,
     starting: bool,
+    in_office_since: Tick,
+    forming: bool,
 }
 
 impl ControllerCore {
@@ -119,6 +127,8 @@ impl ControllerCore {
             next_token: 0,
             fencing: false,
             starting: true,
+            in_office_since: now,
+            forming: false,
         };
         core.watch_brokers(now);
         core
@@ -163,9 +173,21 @@ impl ControllerCore {
             self.begin_elections(elections, out);
             self.depose_the_dead(out);
         }
+        self.finish_forming(now, out);
         self.judge_brokers(now, out);
         self.repeat_fences(now, out);
         self.decide_elections(now, out);
+    }
+
+    /// Gives a cluster an identity whose founder was cut off before it did. Only the first such
+    /// command counts, whoever sends it.
+    fn finish_forming(&mut self, now: Tick, out: &mut Vec<Effect>) {
+        let unformed = self.state.cluster_id == ClusterId::default();
+        if unformed && !self.forming && now.since_ms(self.in_office_since) >= FORMING_MS {
+            self.forming = true;
+            let cluster_id = self.config.fresh_cluster_id;
+            self.propose(Command::FormCluster { cluster_id }, Purpose::Elections, out);
+        }
     }
 
     // ---- sessions ---------------------------------------------------------------------------
@@ -262,6 +284,15 @@ impl ControllerCore {
         now: Tick,
         out: &mut Vec<Effect>,
     ) {
+        if self.state.cluster_id == ClusterId::default() {
+            // The group leads, but the cluster is still being formed: who registered now would
+            // be bound to a cluster without an identity.
+            out.push(Effect::Send(
+                id,
+                FromController::NotController { leader: None },
+            ));
+            return out.push(Effect::Close(id));
+        }
         if life.is_some() && self.state.life_of(broker) != life {
             out.push(Effect::Send(id, FromController::Obsolete));
             return out.push(Effect::Close(id));
