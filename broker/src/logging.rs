@@ -6,7 +6,12 @@ use crate::config::{LogFormat, Logging};
 
 /// Begins to write log lines. A level that does not exist is an error of the configuration.
 pub fn start(config: &Logging) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&config.level).map_err(|error| {
+    // The libraries' own news are for those who ask for them by name.
+    let level = match config.level.contains(['=', ',']) {
+        true => config.level.clone(),
+        false => format!("{},openraft=error,actix_server=warn", config.level),
+    };
+    let filter = EnvFilter::try_new(level).map_err(|error| {
         anyhow::anyhow!("configuration: logging.level = {:?}: {error}", config.level)
     })?;
     let lines = tracing_subscriber::fmt()

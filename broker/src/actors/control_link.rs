@@ -176,11 +176,11 @@ impl Keeper {
             for address in self.candidates() {
                 match self.session(&address).await {
                     Ok(()) => {}
-                    Err(SessionError::NotController(leader)) => {
-                        if leader.is_some() && leader != self.hint {
-                            self.hint = leader;
-                            break;
-                        }
+                    // Asked first in the next round, if it is known where that broker is; if not, the
+                    // other candidates are as good.
+                    Err(SessionError::NotController(leader)) if self.knows(leader) => {
+                        self.hint = leader;
+                        break;
                     }
                     Err(error) => tracing::debug!(address, %error, "no session with a controller"),
                 }
@@ -189,6 +189,14 @@ impl Keeper {
             self.waiting.clear();
             sleep(ROUND_PAUSE).await;
         }
+    }
+
+    fn knows(&self, broker: Option<BrokerId>) -> bool {
+        let known = self.shared.known.borrow();
+        let brokers = known.state.as_ref().map(|state| &state.brokers);
+        brokers
+            .zip(broker)
+            .is_some_and(|(brokers, id)| brokers.contains_key(&id))
     }
 
     /// Where the controller may be: where it is said to be, where the configuration points, and at

@@ -60,7 +60,12 @@ async fn serve(
         Err(_) => return Ok(()),
     };
     if let Err(error) = check(&opening, &shared) {
-        tracing::warn!(%error, "a broker's connection is refused");
+        // One that comes before this broker is registered comes again.
+        if error.code == ErrorCode::Unavailable {
+            tracing::debug!(%error, "a broker's connection is refused");
+        } else {
+            tracing::warn!(%error, "a broker's connection is refused");
+        }
         return connection::write_one(&mut write, &OpeningReply::Rejected(error)).await;
     }
     connection::write_one(&mut write, &OpeningReply::Welcome).await?;

@@ -216,7 +216,7 @@ impl Keeper {
         match timeout(CONNECT_TIMEOUT, self.greet(&mut write, &mut reader)).await {
             Ok(Ok(())) => {}
             Ok(Err(why)) => {
-                tracing::warn!(%peer, address = self.route.address, why, "the peer takes no link");
+                tracing::info!(%peer, address = self.route.address, why, "the peer takes no link");
                 return sleep(RETRY_MAX).await;
             }
             Err(_) => return tracing::debug!(%peer, "no answer to the greeting"),
