@@ -6,6 +6,7 @@
 //! id: only batches that were never sent go on under it, so nothing can be stored twice.
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -158,6 +159,7 @@ impl Lane {
         let due = |open: &OpenBatch| hurry || open.opened_at.elapsed() >= self.config.linger;
         if state.open.as_ref().is_some_and(due) {
             state.in_hand += 1;
+            self.intake.sticky.fetch_add(1, Ordering::Relaxed);
             return state.open.take();
         }
         None

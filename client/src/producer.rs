@@ -102,6 +102,9 @@ pub(crate) struct Intake {
     pub news: Notify,
     /// The lane has nothing left.
     pub idle: Notify,
+    /// The partition that records without key or partition go to, shared by all lanes: it moves on
+    /// with every batch.
+    pub sticky: Arc<AtomicU32>,
 }
 
 #[derive(Default)]
@@ -134,7 +137,7 @@ pub struct Producer {
     partitions: Vec<Arc<Intake>>,
     room: Arc<Semaphore>,
     message_bytes_max: usize,
-    sticky: AtomicU32,
+    sticky: Arc<AtomicU32>,
     failure: Arc<Mutex<Option<Error>>>,
 }
 
@@ -145,12 +148,14 @@ impl Client {
         let message_bytes_max = self.message_bytes_max().await?;
         let room = Arc::new(Semaphore::new(config.buffer_bytes_max));
         let failure = Arc::new(Mutex::new(None));
+        let sticky = Arc::new(AtomicU32::new(0));
         let mut partitions = Vec::new();
         for index in 0..record.partitions.len() as u32 {
             let intake = Arc::new(Intake {
                 state: Mutex::default(),
                 news: Notify::new(),
                 idle: Notify::new(),
+                sticky: sticky.clone(),
             });
             let partition = TopicPartition {
                 topic: record.id,
@@ -172,7 +177,7 @@ impl Client {
             partitions,
             room,
             message_bytes_max,
-            sticky: AtomicU32::new(0),
+            sticky,
             failure,
         })
     }
@@ -228,10 +233,9 @@ impl Producer {
             .as_ref()
             .is_some_and(|open| open.builder.bytes() + size > limit)
         {
-            self.close_batch(
-                &mut state,
-                record.key.is_none() && record.partition.is_none(),
-            );
+            let full = state.open.take();
+            state.full.extend(full);
+            self.sticky.fetch_add(1, Ordering::Relaxed);
             intake.news.notify_one();
         }
         let fresh = state.open.is_none();
@@ -250,14 +254,6 @@ impl Producer {
             intake.news.notify_one();
         }
         Ok(Ack { fate, index })
-    }
-
-    /// Records without key or partition stay with one partition until its batch is full.
-    fn close_batch(&self, state: &mut IntakeState, sticky: bool) {
-        state.full.extend(state.open.take());
-        if sticky {
-            self.sticky.fetch_add(1, Ordering::Relaxed);
-        }
     }
 
     fn choose(&self, record: &Record) -> Result<u32> {
