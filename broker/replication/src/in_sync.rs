@@ -111,6 +111,7 @@ impl Holders<'_> {
             smaller.remove(member);
             if self.may_shrink_to(&smaller, required) {
                 set = smaller;
+                verified.retain(|life: &BrokerLife| life.broker != *member);
             }
         }
         if set == self.view.in_sync && verified.is_empty() {

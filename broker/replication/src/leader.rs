@@ -355,20 +355,39 @@ impl Replica {
 
     pub(crate) fn on_ack(&mut self, now: Tick, ack: Ack, out: &mut Vec<Effect>) {
         let log_end = self.log.end;
-        let Some(follower) = self.hear(now, ack.epoch, ack.from) else {
-            return;
-        };
         let prefix = ack.last_epoch == ack.epoch;
-        if prefix && ack.durable_end > log_end {
+        if prefix && ack.log_end > log_end {
             // It claims more of this epoch than was ever written: not a peer of ours.
             return;
         }
+        // How far the log it speaks of is ours. Before n = e what it received may be another's, and
+        // stands for nothing that was sent.
+        let common_end = if prefix {
+            ack.log_end
+        } else if ack.durable_end <= log_end
+            && self.log.epochs.before(ack.durable_end) == ack.last_epoch
+        {
+            ack.durable_end
+        } else {
+            Offset::ZERO
+        };
+        let Role::Leader(leader) = &self.role else {
+            return;
+        };
+        let epoch_start = leader.epoch_start;
+        let Some(follower) = self.hear(now, ack.epoch, ack.from) else {
+            return;
+        };
         follower.acknowledged(ack.last_epoch, ack.epoch, ack.durable_end);
-        follower.received(ack.log_end, now);
+        follower.received(common_end, now);
         if matches!(follower.sending, Sending::Probe { .. }) {
-            if prefix {
-                follower.cursor = follower.cursor.max(follower.matched);
-            }
+            // This need not be the answer to the probe: an acknowledgement may be late, or follow
+            // a new connection. So streaming starts no further up than what it says for certain.
+            follower.cursor = if prefix {
+                follower.cursor.min(ack.log_end).max(follower.matched)
+            } else {
+                follower.cursor.min(epoch_start)
+            };
             follower.sending = Sending::Stream;
             follower.silent_since = None;
         }
@@ -512,6 +531,10 @@ impl Replica {
         }
     }
 
+    /// A refusal frees the change only where the view shows why it was refused, and will be for
+    /// ever: a member that was verified has begun another life. Every other lasting reason shows
+    /// as a newer view, which frees it by itself; until that is here, the refusal may be of a copy
+    /// of a change that was accepted.
     pub(crate) fn on_change_refused(
         &mut self,
         now: Tick,
@@ -519,10 +542,14 @@ impl Replica {
         out: &mut Vec<Effect>,
     ) {
         if let Role::Leader(leader) = &mut self.role {
-            if leader
-                .change
-                .as_ref()
-                .is_some_and(|change| change.proposal.version == version)
+            let replicas = &self.view.replicas;
+            let outlived = |verified: &BrokerLife| {
+                let replica = replicas.get(&verified.broker);
+                replica.is_none_or(|replica| replica.life > verified.epoch)
+            };
+            if let Some(InFlight { proposal, .. }) = &leader.change
+                && proposal.version == version
+                && proposal.verified.iter().any(outlived)
             {
                 leader.change = None;
             }
