@@ -183,6 +183,9 @@ pub(crate) fn recover(
         }
         if i == 0 {
             (found.start, found.end) = (header.base, header.base);
+        } else if header.prev_end != found.end && found.end < durable_end {
+            // No truncation leaves this: it lowers the mark first. Entries are missing.
+            break;
         } else if header.prev_end != found.end {
             recovery.leftovers += remove(dir, &files[i..])?;
             break;
