@@ -118,6 +118,19 @@ impl Client {
         Some((leader, view.brokers.get(&leader)?.client_address.clone()))
     }
 
+    /// Whether the topic still exists. Views only go forward, so one that is gone stays gone.
+    pub(crate) fn check_exists(&self, partition: TopicPartition) -> Result<()> {
+        if self
+            .view()
+            .topics
+            .values()
+            .any(|topic| topic.id == partition.topic)
+        {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::UnknownTopic, "the topic was deleted"))
+    }
+
     /// Sends a request to the leader of a partition, again until it succeeds, fails for good, or
     /// the time is up.
     pub(crate) async fn ask_leader(
@@ -128,6 +141,7 @@ impl Client {
         let deadline = tokio::time::Instant::now() + self.inner.config.request_timeout;
         let attempt = Duration::from_secs(1);
         loop {
+            self.check_exists(partition)?;
             let result = match self.leader(partition) {
                 Some((_, address)) => match self.connection(&address).await {
                     Ok(connection) => connection.ask(body.clone(), attempt).await,

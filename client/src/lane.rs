@@ -191,6 +191,9 @@ impl Lane {
         if self.in_flight.iter().all(|batch| batch.answer.is_some()) {
             return;
         }
+        if let Err(error) = self.client.check_exists(self.partition) {
+            return self.fail_front(error);
+        }
         let Some(connection) = self.leader_connection().await else {
             return;
         };

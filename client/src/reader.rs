@@ -182,6 +182,7 @@ impl Follower {
                 "the partition has no leader at the moment",
             )
         };
+        self.client.check_exists(partition)?;
         let (leader, address) = self.client.leader(partition).ok_or_else(lost)?;
         let (pushes, mut pushed) = mpsc::unbounded_channel();
         let connection = self.client.open(&address, pushes).await?;
