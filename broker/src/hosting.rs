@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use baton_protocol::batch::EntryIter;
-use baton_protocol::ids::{BrokerId, BrokerLife, LeaderEpoch, Offset, TopicPartition};
+use baton_protocol::ids::{BrokerId, BrokerLife, LeaderEpoch, Offset, TopicId, TopicPartition};
 use baton_replication::epochs::EpochHistory;
 use baton_replication::event::PartitionView;
 use baton_replication::producers::{ProducerTable, RememberedBatch};
@@ -179,6 +179,38 @@ pub fn retire(
     std::fs::create_dir_all(&aside).map_err(failed(&aside))?;
     let to = aside.join(format!("{}-{}", partition.topic, partition.partition));
     std::fs::rename(&dir, &to).map_err(failed(&dir))
+}
+
+/// Moves the directories of topics that are not `known` to `set-aside/`. They may have been deleted
+/// while this broker was away; that is no recorded order to this broker, so nothing is destroyed.
+pub fn put_unknown_aside(
+    data_dir: &Path,
+    known: impl Fn(TopicId) -> bool,
+) -> Result<(), HostingError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| HostingError::Io { path, source }
+    };
+    let topics = data_dir.join("topics");
+    let entries = match std::fs::read_dir(&topics) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(&topics)(error)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(failed(&topics))?;
+        let name = entry.file_name();
+        let topic = name.to_str().and_then(|name| name.parse::<TopicId>().ok());
+        if topic.is_some_and(&known) {
+            continue;
+        }
+        let aside = data_dir.join("set-aside");
+        std::fs::create_dir_all(&aside).map_err(failed(&aside))?;
+        let to = aside.join(&name);
+        tracing::warn!(from = %entry.path().display(), to = %to.display(), "data of a topic that does not exist is set aside");
+        std::fs::rename(entry.path(), &to).map_err(failed(&to))?;
+    }
+    Ok(())
 }
 
 /// A log on disk, as the driver wants it.

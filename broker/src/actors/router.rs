@@ -36,6 +36,8 @@ pub struct Router {
     state: Option<ClusterState>,
     replicas: BTreeMap<TopicPartition, ReplicaHere>,
     links: BTreeMap<BrokerId, (Route, Addr<PeerLink>)>,
+    /// The data directory was searched for topics that do not exist.
+    looked_around: bool,
 }
 
 /// A replica that the metadata places here.
@@ -71,6 +73,7 @@ impl Router {
             state: None,
             replicas: BTreeMap::new(),
             links: BTreeMap::new(),
+            looked_around: false,
         }
     }
 
@@ -120,6 +123,9 @@ impl Router {
     }
 
     fn follow_partitions(&mut self, state: &ClusterState, me: BrokerLife, ctx: &mut Context<Self>) {
+        if !std::mem::replace(&mut self.looked_around, true) {
+            self.put_unknown_aside(state);
+        }
         let mut wanted = BTreeSet::new();
         for topic in state.topics.values() {
             for (index, record) in topic.partitions.iter().enumerate() {
@@ -141,7 +147,7 @@ impl Router {
             .copied()
             .collect();
         for partition in gone {
-            self.drop_replica(partition);
+            self.drop_replica(state, partition);
         }
     }
 
@@ -178,19 +184,31 @@ impl Router {
         }
     }
 
-    /// The topic was deleted, or the replica moved away.
-    fn drop_replica(&mut self, partition: TopicPartition) {
-        if let Some(ReplicaHere::Running { actor, .. }) = self.replicas.remove(&partition) {
-            actor.do_send(ClosePartition);
+    /// Topics that were deleted while this broker was away, or that nobody knows.
+    fn put_unknown_aside(&self, state: &ClusterState) {
+        let known = |topic| state.topics.contains_key(&topic);
+        if let Err(error) = hosting::put_unknown_aside(&self.data_dir, known) {
+            tracing::error!(%error, "the data of topics that are unknown could not be put aside");
         }
+    }
+
+    /// The topic was deleted, or the replica moved away. Its files are put away once nobody writes
+    /// them any more.
+    fn drop_replica(&mut self, state: &ClusterState, partition: TopicPartition) {
         self.shared.routes.remove(&partition);
-        let deleted = self
-            .state
-            .as_ref()
-            .is_none_or(|state| !state.topics.contains_key(&partition.topic));
-        if let Err(error) = hosting::retire(&self.data_dir, partition, deleted) {
-            tracing::error!(%partition, %error, "the data of a replica that is gone could not be put away");
-        }
+        let replica = self.replicas.remove(&partition);
+        let deleted = !state.topics.contains_key(&partition.topic);
+        let data_dir = self.data_dir.clone();
+        actix::spawn(async move {
+            if let Some(ReplicaHere::Running { actor, .. }) = replica
+                && let Err(error) = actor.send(ClosePartition).await
+            {
+                tracing::warn!(%partition, %error, "a replica did not close");
+            }
+            if let Err(error) = hosting::retire(&data_dir, partition, deleted) {
+                tracing::error!(%partition, %error, "the data of a replica that is gone could not be put away");
+            }
+        });
     }
 
     fn start_replica(&mut self, partition: TopicPartition, opened: OpenedReplica) {
