@@ -1,0 +1,490 @@
+//! A cluster in memory: replicas, their logs, a network and a controller, all moved by hand.
+//!
+//! Carries the core's effects out on lists of entries, keeps apart what a power cut would leave,
+//! and checks after every step what must always hold.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use baton_protocol::ids::{BrokerId, BrokerLife, LeaderEpoch, Offset, Tick};
+use baton_protocol::peer::{Append, ReplicaMessage};
+use baton_replication::event::{
+    Effect, EntryShape, FenceAnswer, Input, Proposal, RequestId, SetProposal,
+};
+use baton_replication::producers::ProducerStamp;
+use baton_replication::rules::Rules;
+use baton_replication::{Config, Replica};
+
+use crate::checker::Checker;
+use crate::controller::Controller;
+use crate::network::{Network, Packet};
+use crate::node::{Content, Entry, FlushMode, Node, shape_of};
+use crate::trace;
+
+/// How large an entry is, per record.
+pub const RECORD_BYTES: u64 = 10;
+
+/// What the effects of a step are about.
+enum InHand {
+    Nothing,
+    Batch(EntryShape, Content),
+    Entries(Vec<Entry>),
+}
+
+/// The cluster.
+pub struct Cluster {
+    rules: Rules,
+    config: Config,
+    /// The time.
+    pub now: Tick,
+    /// Its brokers.
+    pub nodes: BTreeMap<u32, Node>,
+    /// What is on its way.
+    pub network: Network,
+    /// The metadata.
+    pub controller: Controller,
+    /// Set changes on their way to the controller.
+    pub proposals: VecDeque<(BrokerLife, SetProposal)>,
+    /// Answers to fences on their way to the controller.
+    pub answers: VecDeque<FenceAnswer>,
+    /// The memory of this history.
+    pub checker: Checker,
+    /// What happened, line by line, since it was last taken.
+    pub trace: Vec<String>,
+    /// Whether a trace is kept.
+    pub traced: bool,
+    /// Whether it tells of metadata and flushes too.
+    pub verbose: bool,
+    /// Every set change that was ever proposed.
+    pub proposed: Vec<SetProposal>,
+    requests: BTreeMap<RequestId, Content>,
+}
+
+impl Cluster {
+    /// A cluster of empty logs, all brokers connected, without a leader.
+    pub fn new(
+        rules: Rules,
+        config: Config,
+        flush: FlushMode,
+        brokers: u32,
+        in_sync: BTreeSet<u32>,
+        k: u32,
+    ) -> Self {
+        let mut cluster = Cluster {
+            rules,
+            config,
+            now: Tick(10_000),
+            nodes: BTreeMap::new(),
+            network: Network::default(),
+            controller: Controller::new(rules, brokers, in_sync, k),
+            proposals: VecDeque::new(),
+            answers: VecDeque::new(),
+            checker: Checker::default(),
+            trace: Vec::new(),
+            traced: true,
+            verbose: false,
+            proposed: Vec::new(),
+            requests: BTreeMap::new(),
+        };
+        for id in 1..=brokers {
+            let node = Node {
+                replica: None,
+                log: Vec::new(),
+                disk: Vec::new(),
+                lost: false,
+                published: Offset::ZERO,
+                learned: 1,
+                flush,
+                flushing: None,
+            };
+            cluster.nodes.insert(id, node);
+        }
+        for id in 1..=brokers {
+            let life = cluster.controller.view.replicas[&BrokerId(id)].life;
+            cluster.start(BrokerLife {
+                broker: BrokerId(id),
+                epoch: life,
+            });
+        }
+        cluster
+    }
+
+    /// Starts a replica on what its disk holds, with the metadata as it stands.
+    fn start(&mut self, me: BrokerLife) {
+        let id = me.broker.0;
+        let peers: Vec<BrokerId> = self
+            .nodes
+            .keys()
+            .filter(|peer| **peer != id)
+            .map(|peer| BrokerId(*peer))
+            .collect();
+        let view = self.controller.view.clone();
+        let learned = self.controller.history.len();
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.flushing = None;
+            node.published = Offset::ZERO;
+            node.learned = learned;
+            let shape = shape_of(&node.log);
+            node.replica = Some(Replica::new(
+                me,
+                self.config,
+                self.rules,
+                shape,
+                view,
+                peers,
+            ));
+        }
+    }
+
+    /// Whether the broker runs.
+    pub fn is_up(&self, id: u32) -> bool {
+        self.nodes
+            .get(&id)
+            .is_some_and(|node| node.replica.is_some())
+    }
+
+    /// All brokers.
+    pub fn ids(&self) -> Vec<u32> {
+        self.nodes.keys().copied().collect()
+    }
+
+    /// Hands a replica an input that carries no entries.
+    pub fn input(&mut self, id: u32, input: Input) -> Result<(), String> {
+        self.step(id, input, &InHand::Nothing)
+    }
+
+    /// A producer sends a batch to a broker. The content of a repeated one is the same.
+    pub fn produce(
+        &mut self,
+        id: u32,
+        name: &str,
+        records: u32,
+        producer: Option<ProducerStamp>,
+        timeout_ms: u32,
+    ) -> Result<(), String> {
+        let request = RequestId(self.requests.len() as u64);
+        let content = Content::new(name);
+        self.requests.insert(request, content);
+        // Offset and epoch are the leader's to fill in.
+        let shape = EntryShape {
+            epoch: LeaderEpoch::NONE,
+            base: Offset::ZERO,
+            end: Offset(u64::from(records)),
+            producer,
+        };
+        let proposal = Proposal {
+            request,
+            records,
+            producer,
+            timeout_ms,
+        };
+        self.step(id, Input::Propose(proposal), &InHand::Batch(shape, content))
+    }
+
+    /// A message arrives. Nothing arrives where nobody listens.
+    pub fn receive(&mut self, packet: Packet) -> Result<(), String> {
+        let Packet {
+            to,
+            message,
+            entries,
+            ..
+        } = packet;
+        if !self.is_up(to) {
+            return Ok(());
+        }
+        match message {
+            ReplicaMessage::Append(append) => {
+                let shapes = entries.iter().map(|entry| entry.shape).collect();
+                self.step(to, Input::Append(append, shapes), &InHand::Entries(entries))
+            }
+            ReplicaMessage::Ack(ack) => self.input(to, Input::Ack(ack)),
+            ReplicaMessage::Mismatch(mismatch) => self.input(to, Input::Mismatch(mismatch)),
+            ReplicaMessage::Refused(refused) => self.input(to, Input::Refused(refused)),
+        }
+    }
+
+    /// The flush that is on ends. It covers what was in the log when it began; of what has been
+    /// cut since then it writes nothing, yet it claims the end that it was asked for.
+    pub fn finish_flush(&mut self, id: u32) -> Result<(), String> {
+        let flushing = self
+            .nodes
+            .get_mut(&id)
+            .and_then(|node| node.flushing.take());
+        let Some(covered) = flushing else {
+            return Err(format!("{id} does not flush"));
+        };
+        if let Some(node) = self.nodes.get_mut(&id)
+            && node.flush != FlushMode::Interval
+        {
+            node.write_to_disk(&covered);
+        }
+        let end = covered.last().map_or(Offset::ZERO, |entry| entry.shape.end);
+        self.input(id, Input::Flushed { end })
+    }
+
+    /// A broker learns the next state of the partition, or all that it has not learned yet.
+    pub fn learn(&mut self, id: u32, all: bool) -> Result<(), String> {
+        while self.is_up(id) && self.nodes[&id].learned < self.controller.history.len() {
+            let view = self.controller.history[self.nodes[&id].learned].clone();
+            if let Some(node) = self.nodes.get_mut(&id) {
+                node.learned += 1;
+            }
+            self.input(id, Input::Metadata(view))?;
+            if !all {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Time passes, and every replica looks up.
+    pub fn tick(&mut self, ms: u64) -> Result<(), String> {
+        self.now = self.now.after_ms(ms);
+        for id in self.ids() {
+            if self.is_up(id) {
+                self.input(id, Input::Tick)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A broker's process dies; with `power_cut`, what was not flushed is gone.
+    pub fn crash(&mut self, id: u32, power_cut: bool) {
+        if self.verbose {
+            self.trace.push(format!("{id}: down"));
+        }
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.replica = None;
+            if power_cut {
+                node.lost |= node.flushes_at_intervals() && node.disk.len() < node.log.len();
+                node.log = node.disk.clone();
+            }
+        }
+    }
+
+    /// A broker that is down loses its whole disk.
+    pub fn wipe(&mut self, id: u32) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.lost = true;
+            node.log.clear();
+            node.disk.clear();
+        }
+    }
+
+    /// What the log holds reaches the disk without anybody asking.
+    pub fn write_back(&mut self, id: u32) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.disk = node.log.clone();
+        }
+    }
+
+    /// A broker starts again in a new life. What its log holds is flushed first.
+    pub fn restart(&mut self, id: u32, suspect: bool) -> Result<(), String> {
+        let me = self.controller.register(id, suspect);
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.disk = node.log.clone();
+        }
+        self.start(me);
+        let view = self.controller.view.clone();
+        self.input(id, Input::Metadata(view))
+    }
+
+    /// The controller compares and sets one proposal; whether it was accepted.
+    pub fn apply(&mut self, from: BrokerLife, proposal: &SetProposal) -> bool {
+        let accepted = self.controller.apply(from, proposal);
+        if accepted {
+            for life in &proposal.verified {
+                // What a later life has lost, nobody has verified.
+                if let Some(node) = self.nodes.get_mut(&life.broker.0)
+                    && node.replica.as_ref().is_some_and(|r| r.me() == *life)
+                {
+                    node.lost = false;
+                }
+            }
+        }
+        accepted
+    }
+
+    fn step(&mut self, id: u32, input: Input, in_hand: &InHand) -> Result<(), String> {
+        let Some(replica) = self.nodes.get_mut(&id).and_then(|n| n.replica.as_mut()) else {
+            return Err(format!("{id} is down"));
+        };
+        let mut effects = Vec::new();
+        if self.verbose {
+            self.trace.extend(trace::input(id, &input));
+        }
+        replica.step(self.now, input, &mut effects);
+        let mut queue = VecDeque::from(effects);
+        while let Some(effect) = queue.pop_front() {
+            if self.traced {
+                self.trace
+                    .extend(trace::effect(id, &effect, &self.requests));
+            }
+            self.carry_out(id, effect, in_hand, &mut queue)?;
+        }
+        Checker::agrees(id, &self.nodes[&id])?;
+        self.flush_at_once(id)
+    }
+
+    fn flush_at_once(&mut self, id: u32) -> Result<(), String> {
+        let node = &self.nodes[&id];
+        match node.flush != FlushMode::Manual && node.is_flushing() {
+            true => self.finish_flush(id),
+            false => Ok(()),
+        }
+    }
+
+    fn carry_out(
+        &mut self,
+        id: u32,
+        effect: Effect,
+        in_hand: &InHand,
+        queue: &mut VecDeque<Effect>,
+    ) -> Result<(), String> {
+        match effect {
+            Effect::AppendBatch { base, epoch, .. } => {
+                let InHand::Batch(shape, content) = in_hand else {
+                    return Err(format!("{id} stores a batch that nobody sent"));
+                };
+                let end = base.plus(shape.end.0);
+                let shape = EntryShape {
+                    epoch,
+                    base,
+                    end,
+                    ..*shape
+                };
+                let content = *content;
+                self.store(id, &[Entry { shape, content }])
+            }
+            Effect::AppendEpochStart { base, epoch } => {
+                let me = self.nodes[&id].replica.as_ref().map(Replica::me);
+                let content = me.map_or(Content::new("*"), Content::epoch_start);
+                let shape = EntryShape {
+                    epoch,
+                    base,
+                    end: base.plus(1),
+                    producer: None,
+                };
+                self.store(id, &[Entry { shape, content }])
+            }
+            Effect::AppendEntries { skip } => {
+                let InHand::Entries(entries) = in_hand else {
+                    return Err(format!("{id} stores entries that nobody sent"));
+                };
+                self.store(id, &entries[skip..])
+            }
+            Effect::Truncate { to, .. } => self.truncate(id, to),
+            Effect::Flush => self.begin_flush(id),
+            Effect::Push {
+                to,
+                append,
+                bytes_max,
+            } => self.push(id, to, append, bytes_max, queue),
+            Effect::Send { to, message } => {
+                self.network.send(id, to.0, message, Vec::new());
+                Ok(())
+            }
+            Effect::Reply { request, result } => match result {
+                Ok(committed) => {
+                    let content = self.requests[&request];
+                    self.checker.acknowledged(request, content, &committed)
+                }
+                Err(_) => Ok(()),
+            },
+            Effect::PublishHighWatermark(to) => {
+                let published = self
+                    .checker
+                    .published(id, &self.nodes, &self.controller, to);
+                if let Some(node) = self.nodes.get_mut(&id) {
+                    node.published = to;
+                }
+                published
+            }
+            Effect::AnswerFence(answer) => {
+                self.answers.push_back(answer);
+                Ok(())
+            }
+            Effect::ProposeInSync(proposal) => {
+                self.proposed.push(proposal.clone());
+                if let Some(replica) = &self.nodes[&id].replica {
+                    self.proposals.push_back((replica.me(), proposal));
+                }
+                Ok(())
+            }
+            Effect::RoleChanged { leading: Some(_) } => self.checker.leads(id, &self.nodes[&id]),
+            Effect::RoleChanged { leading: None } | Effect::Ignored { .. } | Effect::Broken(_) => {
+                Ok(())
+            }
+        }
+    }
+
+    fn store(&mut self, id: u32, entries: &[Entry]) -> Result<(), String> {
+        for entry in entries {
+            self.checker.wrote(entry)?;
+        }
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.log.extend_from_slice(entries);
+        }
+        Ok(())
+    }
+
+    fn truncate(&mut self, id: u32, to: Offset) -> Result<(), String> {
+        let Some(node) = self.nodes.get_mut(&id) else {
+            return Ok(());
+        };
+        let mid_entry = |e: &Entry| e.shape.base < to && to < e.shape.end;
+        if let Some(entry) = node.log.iter().find(|entry| mid_entry(entry)) {
+            return Err(format!("{id} cuts {entry} in two at {to}"));
+        }
+        node.log.retain(|entry| entry.shape.end <= to);
+        node.disk.retain(|entry| entry.shape.end <= to);
+        Ok(())
+    }
+
+    fn begin_flush(&mut self, id: u32) -> Result<(), String> {
+        match self.nodes.get_mut(&id) {
+            Some(node) if node.flushing.is_none() => {
+                node.flushing = Some(node.log.clone());
+                Ok(())
+            }
+            _ => Err(format!("{id} asks for a second flush")),
+        }
+    }
+
+    fn push(
+        &mut self,
+        id: u32,
+        to: BrokerId,
+        append: Append,
+        bytes_max: u64,
+        queue: &mut VecDeque<Effect>,
+    ) -> Result<(), String> {
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut bytes = 0;
+        for entry in &self.nodes[&id].log {
+            let size = entry.shape.end.since(entry.shape.base) * RECORD_BYTES;
+            let fits = entries.is_empty() || bytes + size <= bytes_max;
+            if entry.shape.base < append.prev_end || bytes_max == 0 {
+                continue;
+            }
+            if !fits {
+                break;
+            }
+            bytes += size;
+            entries.push(*entry);
+        }
+        let end = entries.last().map(|entry| entry.shape.end);
+        if self.traced {
+            self.trace.push(trace::append(id, to, &append, &entries));
+        }
+        let message = ReplicaMessage::Append(append);
+        self.network.send(id, to.0, message, entries);
+        if let Some(end) = end
+            && let Some(replica) = self.nodes.get_mut(&id).and_then(|n| n.replica.as_mut())
+        {
+            let mut more = Vec::new();
+            replica.step(self.now, Input::Pushed { to, end, bytes }, &mut more);
+            queue.extend(more);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,169 @@
+//! One broker: its replica, its log as a list of entries, and what of it a power cut would leave.
+
+use std::fmt;
+
+use baton_protocol::ids::{BrokerLife, LeaderEpoch, Offset};
+use baton_replication::epochs::EpochHistory;
+use baton_replication::event::EntryShape;
+use baton_replication::producers::{ProducerTable, RememberedBatch};
+use baton_replication::{LogShape, Replica};
+
+/// What is in an entry: its name, of at most eight letters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Content([u8; 8]);
+
+impl Content {
+    /// The content of this name.
+    pub fn new(name: &str) -> Self {
+        assert!(name.len() <= 8, "{name} is too long a name");
+        let mut bytes = [0; 8];
+        bytes[..name.len()].copy_from_slice(name.as_bytes());
+        Content(bytes)
+    }
+
+    /// An epoch-start entry, as written by this life.
+    pub fn epoch_start(life: BrokerLife) -> Self {
+        Content::new(&format!("*{}", life.epoch))
+    }
+}
+
+impl fmt::Display for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0[0] {
+            b'*' => f.write_str("*"),
+            _ => f.write_str(String::from_utf8_lossy(&self.0).trim_end_matches('\0')),
+        }
+    }
+}
+
+/// An entry in a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Where it is and whose it is.
+    pub shape: EntryShape,
+    /// What is in it.
+    pub content: Content,
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let EntryShape {
+            epoch, base, end, ..
+        } = self.shape;
+        write!(f, "{epoch}:{base}-{end}{}", self.content)
+    }
+}
+
+/// When logs are made durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FlushMode {
+    /// At once, whenever the core asks.
+    #[default]
+    Auto,
+    /// When the script says so.
+    Manual,
+    /// The core is told so at once, but the disk is not written: `flush = "interval"`.
+    Interval,
+}
+
+impl std::str::FromStr for FlushMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(FlushMode::Auto),
+            "manual" => Ok(FlushMode::Manual),
+            "interval" => Ok(FlushMode::Interval),
+            _ => Err(format!("{text} is no flush mode")),
+        }
+    }
+}
+
+/// One broker with its replica.
+pub struct Node {
+    /// The running replica; none while the broker is down.
+    pub replica: Option<Replica>,
+    /// The log.
+    pub log: Vec<Entry>,
+    /// What of it a power cut would leave.
+    pub disk: Vec<Entry>,
+    /// It lost what it had acknowledged, and nobody has verified it since.
+    pub lost: bool,
+    /// The watermark it last published.
+    pub published: Offset,
+    /// How many states of the partition it has learned.
+    pub learned: usize,
+    /// When its log is made durable.
+    pub flush: FlushMode,
+    /// A flush is on: it makes these entries durable.
+    pub flushing: Option<Vec<Entry>>,
+}
+
+impl Node {
+    /// The epoch it leads in.
+    pub fn leading(&self) -> Option<LeaderEpoch> {
+        self.replica.as_ref().and_then(Replica::leading)
+    }
+
+    /// Whether it tells the core of flushes that have not happened.
+    pub fn flushes_at_intervals(&self) -> bool {
+        self.flush == FlushMode::Interval
+    }
+
+    /// Whether a flush waits to be finished.
+    pub fn is_flushing(&self) -> bool {
+        self.replica.is_some() && self.flushing.is_some()
+    }
+
+    /// Whether it would bring the entry through an election: it holds it, by the durability that
+    /// was chosen, and its log ends in this epoch or a later one.
+    pub fn counts_as_holder_of(&self, entry: &Entry, epoch: Option<LeaderEpoch>) -> bool {
+        let log = match self.flush {
+            FlushMode::Interval => &self.log,
+            FlushMode::Auto | FlushMode::Manual => &self.disk,
+        };
+        log.contains(entry) && log.last().map(|last| last.shape.epoch) >= epoch
+    }
+
+    /// Makes durable what of the covered entries is in the log still.
+    pub fn write_to_disk(&mut self, covered: &[Entry]) {
+        let pairs = self.log.iter().zip(covered);
+        let count = pairs.take_while(|(held, flushed)| held == flushed).count();
+        if count > self.disk.len() {
+            self.disk = self.log[..count].to_vec();
+        }
+    }
+}
+
+/// A log as a start finds it.
+pub fn shape_of(log: &[Entry]) -> LogShape {
+    let mut epochs = EpochHistory::default();
+    let mut producers = ProducerTable::default();
+    for EntryShape {
+        epoch,
+        base,
+        end,
+        producer,
+    } in log.iter().map(|entry| entry.shape)
+    {
+        epochs.append(epoch, base);
+        if let Some(stamp) = producer {
+            let batch = RememberedBatch {
+                stamp,
+                base,
+                end,
+                leader_epoch: epoch,
+            };
+            producers.append(batch, Offset::ZERO);
+        }
+    }
+    let end = log.last().map_or(Offset::ZERO, |entry| entry.shape.end);
+    LogShape {
+        start: Offset::ZERO,
+        end,
+        durable_end: end,
+        high_watermark: Offset::ZERO,
+        epochs,
+        producers,
+    }
+}
