@@ -412,7 +412,18 @@ impl Replica {
             // An answer to a message that was sent before the one that is asked now.
             return;
         }
-        follower.probe(point.max(log_start).max(follower.matched));
+        if follower.verified && mismatch.prev_end <= follower.matched {
+            // It has held more than that since: an answer of before.
+            return;
+        }
+        let from = point.max(log_start).max(follower.matched);
+        follower.probe(from);
+        if from >= mismatch.prev_end {
+            // There is nothing further down to ask for: the log begins above what the follower
+            // holds. It is asked again in time, not at once, or the two would go in circles.
+            follower.sending = Sending::Probe { asked: true };
+            follower.silent_since = Some(now);
+        }
         follower.retries = 0;
         self.lead_on(now, out);
     }

@@ -9,6 +9,7 @@ mod cluster;
 mod controller;
 mod explorer;
 mod history;
+mod log_start;
 mod mutations;
 mod network;
 mod node;
