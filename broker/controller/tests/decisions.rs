@@ -1,0 +1,566 @@
+//! What the controller decides, one rule a test: the core runs alone, its proposals are committed
+//! by hand.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use baton_controller::core::{Config, ControllerCore, Effect, Input, SessionId};
+use baton_controller::session::{FenceAnswer, FromController, ToController};
+use baton_controller::state::{ClusterState, Command, Outcome, SetChange, SetChangeResult};
+use baton_protocol::admin::{AdminRequest, AdminResponse};
+use baton_protocol::ids::{
+    BrokerEpoch, BrokerId, BrokerLife, ClusterId, DirectoryId, LeaderEpoch, MetadataIndex, Offset,
+    PartitionIndex, Tick, TopicId, TopicPartition,
+};
+use baton_protocol::metadata::PartitionRecord;
+use uuid::Uuid;
+
+const TOPIC: TopicId = TopicId(Uuid::from_u128(9));
+const PARTITION: TopicPartition = TopicPartition {
+    topic: TOPIC,
+    partition: PartitionIndex(0),
+};
+
+/// A controller with three brokers and one partition on all of them, led by broker 1.
+struct Stage {
+    core: ControllerCore,
+    log: ClusterState,
+    now: u64,
+    lives: BTreeMap<u32, BrokerEpoch>,
+    /// What each session was sent, newest last.
+    sent: BTreeMap<SessionId, Vec<FromController>>,
+    /// Proposals are committed at once, unless held.
+    hold: bool,
+    silent: BTreeSet<u32>,
+}
+
+impl Stage {
+    fn new(sync_followers: u32) -> Stage {
+        let mut log = ClusterState::default();
+        let cluster_id = ClusterId(Uuid::from_u128(1));
+        log.apply(MetadataIndex(1), &Command::FormCluster { cluster_id });
+        let core = ControllerCore::new(BrokerId(1), 1, Config::default(), log.clone(), Tick(0));
+        let mut stage = Stage {
+            core,
+            log,
+            now: 0,
+            lives: BTreeMap::new(),
+            sent: BTreeMap::new(),
+            hold: false,
+            silent: BTreeSet::new(),
+        };
+        stage.step(Input::Tick);
+        for broker in 1..=3 {
+            stage.register(broker, u64::from(broker), broker);
+        }
+        let request = AdminRequest::CreateTopic {
+            name: "t".into(),
+            partitions: Some(1),
+            replicas: Some(3),
+            sync_followers: Some(sync_followers),
+        };
+        stage.say(
+            1,
+            ToController::Admin {
+                id: 7,
+                request,
+                fresh_topic_id: TOPIC,
+            },
+        );
+        stage
+    }
+
+    fn step(&mut self, input: Input) {
+        let mut effects = Vec::new();
+        self.core.step(Tick(self.now), input, &mut effects);
+        for effect in effects {
+            match effect {
+                Effect::Send(session, message) => {
+                    self.sent.entry(session).or_default().push(message)
+                }
+                Effect::Close(_) => {}
+                Effect::Propose(_, _) if self.hold => {}
+                Effect::Propose(token, command) => {
+                    let index = MetadataIndex(self.log.index.0 + 1);
+                    let outcome = self.log.apply(index, &command);
+                    self.step(Input::Applied(index, command));
+                    self.step(Input::Outcome(token, outcome));
+                }
+            }
+        }
+    }
+
+    fn say(&mut self, session: u64, message: ToController) {
+        self.step(Input::Message(SessionId(session), message));
+    }
+
+    fn register(&mut self, broker: u32, session: u64, directory: u32) {
+        let hello = ToController::Hello {
+            broker: BrokerId(broker),
+            life: None,
+        };
+        self.say(session, hello);
+        self.say(
+            session,
+            ToController::Register {
+                directory: DirectoryId(Uuid::from_u128(u128::from(directory))),
+                client_address: String::new(),
+                peer_address: String::new(),
+                log_lost: false,
+            },
+        );
+        let epoch = self.log.life_of(BrokerId(broker)).expect("registered");
+        self.lives.insert(broker, epoch);
+        self.say(session, ToController::Heartbeat { disk_progress: 0 });
+    }
+
+    /// Lets time pass, with heartbeats of all that are not silent.
+    fn pass(&mut self, ms: u64) {
+        for _ in 0..ms / 25 {
+            self.now += 25;
+            for broker in 1..=3 {
+                if !self.silent.contains(&broker) {
+                    let disk_progress = self.now;
+                    self.say(u64::from(broker), ToController::Heartbeat { disk_progress });
+                }
+            }
+            self.step(Input::Tick);
+        }
+    }
+
+    fn life(&self, broker: u32) -> BrokerLife {
+        BrokerLife {
+            broker: BrokerId(broker),
+            epoch: self.lives[&broker],
+        }
+    }
+
+    fn partition(&self) -> &PartitionRecord {
+        self.log.partition(&PARTITION).expect("it exists")
+    }
+
+    fn answer(&mut self, broker: u32, epoch: u32, last_epoch: u32, end: u64) {
+        let life = self.life(broker);
+        self.answer_as(life, epoch, last_epoch, end);
+    }
+
+    fn answer_as(&mut self, life: BrokerLife, epoch: u32, last_epoch: u32, end: u64) {
+        let answer = FenceAnswer {
+            partition: PARTITION,
+            epoch: LeaderEpoch(epoch),
+            last_epoch: LeaderEpoch(last_epoch),
+            durable_end: Offset(end),
+            log_start: Offset::ZERO,
+            life,
+        };
+        self.say(
+            u64::from(life.broker.0),
+            ToController::FenceAnswers(vec![answer]),
+        );
+    }
+
+    fn kill_leader(&mut self) {
+        self.silent.insert(1);
+        self.step(Input::Closed(SessionId(1)));
+        for reporter in [2, 3] {
+            let life = self.life(1);
+            self.say(reporter, ToController::ConnectionRefused { life });
+        }
+    }
+
+    fn fences_sent_to(&self, session: u64) -> usize {
+        let sent = self.sent.get(&SessionId(session)).into_iter().flatten();
+        sent.filter(|message| matches!(message, FromController::Fence(_)))
+            .count()
+    }
+}
+
+#[test]
+fn two_refused_connections_depose_a_leader_whose_session_broke_at_once() {
+    let mut stage = Stage::new(1);
+    stage.kill_leader();
+    assert!(stage.log.is_fenced(BrokerId(1)));
+    assert_eq!(stage.partition().epoch, LeaderEpoch(2));
+    assert_eq!(stage.partition().leader, None);
+}
+
+#[test]
+fn one_report_is_not_enough_and_none_counts_while_the_session_stands() {
+    let mut stage = Stage::new(1);
+    let life = stage.life(1);
+    for reporter in [2, 3] {
+        stage.say(reporter, ToController::ConnectionRefused { life });
+    }
+    assert!(!stage.log.is_fenced(BrokerId(1)), "its session stands");
+    let mut stage = Stage::new(1);
+    stage.step(Input::Closed(SessionId(1)));
+    stage.say(2, ToController::ConnectionRefused { life });
+    stage.say(2, ToController::ConnectionRefused { life });
+    assert!(!stage.log.is_fenced(BrokerId(1)), "one reporter");
+}
+
+#[test]
+fn a_report_about_an_earlier_life_counts_for_nothing() {
+    let mut stage = Stage::new(1);
+    let old = stage.life(1);
+    stage.step(Input::Closed(SessionId(1)));
+    stage.register(1, 1, 1);
+    stage.step(Input::Closed(SessionId(1)));
+    for reporter in [2, 3] {
+        stage.say(reporter, ToController::ConnectionRefused { life: old });
+    }
+    assert!(!stage.log.is_fenced(BrokerId(1)));
+}
+
+#[test]
+fn silence_for_the_session_timeout_is_death() {
+    let mut stage = Stage::new(1);
+    stage.silent.insert(1);
+    stage.pass(900);
+    assert!(!stage.log.is_fenced(BrokerId(1)));
+    stage.pass(300);
+    assert!(stage.log.is_fenced(BrokerId(1)));
+}
+
+#[test]
+fn a_disk_that_makes_no_progress_is_death_though_the_broker_talks() {
+    let mut stage = Stage::new(1);
+    stage.pass(500);
+    stage.silent.insert(1);
+    for _ in 0..60 {
+        stage.say(1, ToController::Heartbeat { disk_progress: 500 });
+        stage.pass(25);
+    }
+    assert!(stage.log.is_fenced(BrokerId(1)));
+    assert!(!stage.log.is_fenced(BrokerId(2)));
+}
+
+#[test]
+fn a_controller_that_stood_still_declares_nobody_dead_for_it() {
+    let mut stage = Stage::new(1);
+    stage.pass(200);
+    stage.now += 10_000;
+    stage.step(Input::Tick);
+    for broker in 1..=3 {
+        assert!(!stage.log.is_fenced(BrokerId(broker)));
+    }
+}
+
+#[test]
+fn a_new_controller_gives_everybody_a_full_session() {
+    let mut stage = Stage::new(1);
+    stage.pass(100);
+    let now = Tick(50_000);
+    stage.core = ControllerCore::new(BrokerId(2), 2, Config::default(), stage.log.clone(), now);
+    stage.now = now.0;
+    stage.silent.extend([1, 2, 3]);
+    stage.pass(900);
+    assert!(!stage.log.is_fenced(BrokerId(1)));
+    stage.pass(300);
+    assert!(stage.log.is_fenced(BrokerId(1)));
+}
+
+#[test]
+fn the_longest_log_of_the_newest_epoch_wins_once_enough_have_answered() {
+    let mut stage = Stage::new(1);
+    stage.kill_leader();
+    stage.answer(2, 2, 1, 10);
+    assert_eq!(
+        stage.partition().leader,
+        None,
+        "one of the two answers that are needed"
+    );
+    stage.answer(3, 2, 1, 12);
+    assert_eq!(stage.partition().leader, Some(stage.life(3)));
+    assert_eq!(
+        stage.partition().in_sync.len(),
+        3,
+        "an election never shrinks the set"
+    );
+}
+
+#[test]
+fn a_newer_epoch_beats_a_longer_log() {
+    let mut stage = Stage::new(1);
+    stage.kill_leader();
+    stage.answer(2, 2, 1, 10);
+    stage.answer(3, 2, 0, 99);
+    assert_eq!(stage.partition().leader, Some(stage.life(2)));
+}
+
+#[test]
+fn answers_to_another_fence_or_of_an_earlier_life_do_not_count() {
+    let mut stage = Stage::new(1);
+    stage.kill_leader();
+    stage.answer(3, 1, 1, 50);
+    stage.answer(2, 2, 1, 10);
+    assert_eq!(
+        stage.partition().leader,
+        None,
+        "an answer to an older fence"
+    );
+    let old = stage.life(3);
+    stage.answer_as(old, 2, 1, 50);
+    assert_eq!(stage.partition().leader, Some(old));
+    let mut stage = Stage::new(1);
+    stage.kill_leader();
+    let old = stage.life(3);
+    stage.answer_as(old, 2, 1, 50);
+    stage.register(3, 30, 3);
+    stage.answer(2, 2, 1, 10);
+    assert_eq!(
+        stage.partition().leader,
+        None,
+        "the life that answered is over"
+    );
+}
+
+#[test]
+fn a_wiped_disk_is_suspect_and_has_no_vote() {
+    let mut stage = Stage::new(1);
+    stage.register(2, 20, 222);
+    assert!(stage.partition().suspects.contains(&BrokerId(2)));
+    stage.kill_leader();
+    stage.answer(2, 2, 1, 99);
+    stage.answer(3, 2, 1, 10);
+    assert_eq!(stage.partition().leader, None);
+}
+
+#[test]
+fn a_restarted_leader_does_not_resume_its_office() {
+    let mut stage = Stage::new(1);
+    let old = stage.life(1);
+    stage.register(1, 10, 1);
+    assert_ne!(stage.life(1), old);
+    assert_eq!(stage.partition().epoch, LeaderEpoch(2));
+    assert_eq!(stage.partition().leader, None);
+}
+
+#[test]
+fn an_asynchronous_partition_waits_for_the_living_only() {
+    let mut stage = Stage::new(0);
+    stage.kill_leader();
+    stage.answer(2, 2, 1, 10);
+    assert_eq!(
+        stage.partition().leader,
+        None,
+        "broker 3 lives and may hold more"
+    );
+    stage.pass(300);
+    assert_eq!(stage.partition().leader, Some(stage.life(2)));
+}
+
+#[test]
+fn an_unanswered_fence_is_repeated_and_sent_to_whoever_comes_back() {
+    let mut stage = Stage::new(1);
+    stage.kill_leader();
+    let first = stage.fences_sent_to(2);
+    stage.pass(500);
+    assert!(stage.fences_sent_to(2) > first);
+    stage.silent.remove(&1);
+    stage.register(1, 1, 1);
+    assert!(stage.fences_sent_to(1) > 0);
+}
+
+#[test]
+fn a_new_controller_begins_unfinished_elections_anew() {
+    let mut stage = Stage::new(1);
+    stage.kill_leader();
+    stage.core = ControllerCore::new(
+        BrokerId(2),
+        2,
+        Config::default(),
+        stage.log.clone(),
+        Tick(stage.now),
+    );
+    stage.step(Input::Tick);
+    assert_eq!(stage.partition().epoch, LeaderEpoch(3));
+}
+
+#[test]
+fn a_broker_that_was_frozen_is_taken_back_after_regular_heartbeats() {
+    let mut stage = Stage::new(1);
+    stage.silent.insert(3);
+    stage.pass(1_300);
+    assert!(stage.log.is_fenced(BrokerId(3)));
+    stage.silent.remove(&3);
+    stage.pass(100);
+    assert!(
+        stage.log.is_fenced(BrokerId(3)),
+        "not at the first sign of life"
+    );
+    stage.pass(600);
+    assert!(!stage.log.is_fenced(BrokerId(3)));
+}
+
+fn change(stage: &Stage, members: &[u32], verified: &[BrokerLife]) -> SetChange {
+    SetChange {
+        partition: PARTITION,
+        epoch: stage.partition().epoch,
+        version: stage.partition().version,
+        new_set: members.iter().map(|id| BrokerId(*id)).collect(),
+        verified: verified.to_vec(),
+    }
+}
+
+fn apply(stage: &mut Stage, leader: BrokerLife, change: SetChange) -> SetChangeResult {
+    let index = MetadataIndex(stage.log.index.0 + 1);
+    let changes = vec![change];
+    match stage
+        .log
+        .apply(index, &Command::ChangeInSync { leader, changes })
+    {
+        Outcome::SetChanges(results) => results[0],
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_set_change_is_compared_and_set_on_leader_epoch_version_and_lives() {
+    let mut stage = Stage::new(1);
+    let leader = stage.life(1);
+    let late = change(&stage, &[1, 3], &[]);
+    let good = change(&stage, &[1, 2], &[]);
+    assert_eq!(apply(&mut stage, leader, good), SetChangeResult::Accepted);
+    assert_eq!(
+        apply(&mut stage, leader, late),
+        SetChangeResult::Refused,
+        "version"
+    );
+    let impostor = stage.life(2);
+    let by_another = change(&stage, &[1, 2], &[]);
+    assert_eq!(
+        apply(&mut stage, impostor, by_another),
+        SetChangeResult::Refused
+    );
+    let too_small = change(&stage, &[1], &[]);
+    assert_eq!(
+        apply(&mut stage, leader, too_small),
+        SetChangeResult::Refused
+    );
+    let unverified = change(&stage, &[1, 2, 3], &[]);
+    assert_eq!(
+        apply(&mut stage, leader, unverified),
+        SetChangeResult::Refused
+    );
+    let mut earlier_life = stage.life(3);
+    earlier_life.epoch = BrokerEpoch(0);
+    let outlived = change(&stage, &[1, 2, 3], &[earlier_life]);
+    assert_eq!(
+        apply(&mut stage, leader, outlived),
+        SetChangeResult::Refused
+    );
+    let back = change(&stage, &[1, 2, 3], &[stage.life(3)]);
+    assert_eq!(apply(&mut stage, leader, back), SetChangeResult::Accepted);
+}
+
+#[test]
+fn a_refusal_for_a_passing_reason_outlives_the_reason() {
+    let mut stage = Stage::new(1);
+    let leader = stage.life(1);
+    let smaller = change(&stage, &[1, 2], &[]);
+    assert_eq!(
+        apply(&mut stage, leader, smaller),
+        SetChangeResult::Accepted
+    );
+    let third = stage.life(3);
+    let index = MetadataIndex(stage.log.index.0 + 1);
+    let (fence, unfence) = (vec![third], Vec::new());
+    stage
+        .log
+        .apply(index, &Command::SetFenced { fence, unfence });
+    let add = change(&stage, &[1, 2, 3], &[third]);
+    assert_eq!(
+        apply(&mut stage, leader, add.clone()),
+        SetChangeResult::Refused
+    );
+    let index = MetadataIndex(stage.log.index.0 + 1);
+    let (fence, unfence) = (Vec::new(), vec![third]);
+    stage
+        .log
+        .apply(index, &Command::SetFenced { fence, unfence });
+    assert_eq!(
+        apply(&mut stage, leader, add),
+        SetChangeResult::Refused,
+        "a late copy"
+    );
+}
+
+#[test]
+fn leaders_are_spread_evenly_and_bad_requests_refused() {
+    let mut stage = Stage::new(1);
+    let ask = |stage: &mut Stage, name: &str, partitions, replicas, sync_followers, id: u128| {
+        let request = AdminRequest::CreateTopic {
+            name: name.into(),
+            partitions,
+            replicas,
+            sync_followers,
+        };
+        stage.say(
+            1,
+            ToController::Admin {
+                id: 1,
+                request,
+                fresh_topic_id: TopicId(Uuid::from_u128(id)),
+            },
+        );
+        let last = stage.sent[&SessionId(1)]
+            .iter()
+            .rev()
+            .find_map(|message| match message {
+                FromController::AdminResult { result, .. } => Some(result.clone()),
+                _ => None,
+            });
+        last.expect("answered")
+    };
+    let made = ask(&mut stage, "many", Some(9), None, None, 100).expect("made");
+    assert!(matches!(
+        made,
+        AdminResponse::TopicCreated {
+            partitions: 9,
+            replicas: 3,
+            sync_followers: 1,
+            ..
+        }
+    ));
+    let mut leads = BTreeMap::new();
+    for (_, partition) in stage.log.partitions() {
+        *leads
+            .entry(partition.leader.expect("led").broker)
+            .or_insert(0) += 1;
+    }
+    assert!(
+        leads.values().all(|count| (3..=4).contains(count)),
+        "{leads:?}"
+    );
+    for (name, partitions, replicas, followers) in [
+        ("many", None, None, None),
+        ("a b", None, None, None),
+        ("none", Some(0), None, None),
+        ("four", None, Some(4), None),
+        ("sync", None, Some(2), Some(2)),
+    ] {
+        assert!(
+            ask(&mut stage, name, partitions, replicas, followers, 200).is_err(),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn no_session_begins_before_the_cluster_has_an_identity() {
+    let mut core = ControllerCore::new(
+        BrokerId(1),
+        1,
+        Config::default(),
+        ClusterState::default(),
+        Tick(0),
+    );
+    let mut out = Vec::new();
+    let hello = ToController::Hello {
+        broker: BrokerId(1),
+        life: None,
+    };
+    core.step(Tick(0), Input::Message(SessionId(1), hello), &mut out);
+    let refusal = Effect::Send(SessionId(1), FromController::NotController { leader: None });
+    assert!(out.contains(&refusal), "{out:?}");
+}
