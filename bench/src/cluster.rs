@@ -139,7 +139,7 @@ async fn follow(
             && let Some(ready) = ready.take()
         {
             // Whoever waits may have given up.
-            drop(ready.send(()));
+            let _ = ready.send(());
         }
     }
 }

@@ -48,10 +48,10 @@ pub async fn throughput(client: &Client, run: &Run) -> anyhow::Result<Row> {
     let value = Bytes::from(vec![b'x'; run.size]);
     let started = Instant::now();
     let mut sent = 0u64;
-    while sent % 256 != 0 || started.elapsed() < run.duration {
+    while !sent.is_multiple_of(256) || started.elapsed() < run.duration {
         let began = Instant::now();
         let ack = producer.send(Record::value(value.clone())).await?;
-        if sent % TIMED_ONE_IN == 0 {
+        if sent.is_multiple_of(TIMED_ONE_IN) {
             timed.send((ack, began)).context("the timing task ended")?;
         }
         sent += 1;
