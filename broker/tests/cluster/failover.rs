@@ -1,0 +1,178 @@
+//! Leaders are killed and frozen under load; nothing that was acknowledged is lost, doubled or out of
+//! order, and all replicas end up equal.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use baton_client::{Ack, Client, ProducerConfig, ReaderConfig, Record};
+use baton_protocol::ids::{Offset, PartitionIndex};
+use rustix::process::Signal;
+use tokio::sync::mpsc;
+
+use crate::harness::{Cluster, PATIENCE, baton, free_ports, passed_on, whole};
+
+const TOPIC: &str = "numbers";
+
+/// Sends numbers, paced, until told to stop; then waits for every acknowledgement. How many.
+async fn produce(client: Client, mut stop: mpsc::Receiver<()>) -> u64 {
+    let producer = client
+        .producer(TOPIC, ProducerConfig::default())
+        .await
+        .expect("producer");
+    let mut acks: Vec<Ack> = Vec::new();
+    let mut pace = tokio::time::interval(Duration::from_millis(5));
+    let mut number = 0u64;
+    while stop.try_recv().is_err() {
+        pace.tick().await;
+        for _ in 0..10 {
+            acks.push(
+                producer
+                    .send(Record::value(number.to_string()))
+                    .await
+                    .expect("sent"),
+            );
+            number += 1;
+        }
+    }
+    for ack in acks {
+        ack.wait().await.expect("acknowledged");
+    }
+    number
+}
+
+/// Reads everything: each number once, in rising order within its partition.
+async fn check(client: &Client, sent: u64) {
+    let topic = client.topic(TOPIC).await.expect("topic");
+    let mut ends = BTreeMap::new();
+    for index in 0..topic.partitions.len() as u32 {
+        let status = client
+            .partition_status(&topic, PartitionIndex(index), true)
+            .await
+            .expect("status");
+        ends.insert(PartitionIndex(index), status.high_watermark);
+    }
+    let mut reader = client
+        .reader(TOPIC, ReaderConfig::default())
+        .await
+        .expect("reader");
+    let mut seen = vec![0u32; sent as usize];
+    let mut last: BTreeMap<PartitionIndex, (Offset, u64)> = BTreeMap::new();
+    while !ends.is_empty() {
+        let chunk = tokio::time::timeout(PATIENCE, reader.next())
+            .await
+            .expect("in time");
+        let chunk = chunk.expect("more").expect("readable");
+        for record in &chunk.records {
+            let text =
+                String::from_utf8(record.value.clone().expect("a value").to_vec()).expect("text");
+            let number: u64 = text.parse().expect("a number");
+            seen[number as usize] += 1;
+            let here = (record.offset, number);
+            if let Some(before) = last.insert(record.partition, here) {
+                assert!(
+                    before.0 < here.0 && before.1 < here.1,
+                    "{before:?} before {here:?}"
+                );
+            }
+        }
+        if ends
+            .get(&chunk.partition)
+            .is_some_and(|end| chunk.next >= *end)
+        {
+            ends.remove(&chunk.partition);
+        }
+    }
+    for (number, times) in seen.iter().enumerate() {
+        assert_eq!(*times, 1, "number {number} was read {times} times");
+    }
+}
+
+/// Compares the replicas' logs entry by entry, offline.
+fn compare_replicas(data_dir: &std::path::Path, partitions: u32) {
+    for partition in 0..partitions {
+        let mut logs = Vec::new();
+        for broker in 1..=3 {
+            let topics = data_dir.join(format!("broker-{broker}/topics"));
+            let topic = std::fs::read_dir(topics)
+                .expect("topics")
+                .next()
+                .expect("one")
+                .expect("readable");
+            let dir = topic.path().join(partition.to_string());
+            let dump = baton()
+                .args(["log", "dump", "--records", "--json"])
+                .arg(&dir)
+                .output()
+                .expect("runs");
+            assert!(
+                dump.status.success(),
+                "{}",
+                String::from_utf8_lossy(&dump.stderr)
+            );
+            logs.push(dump.stdout);
+        }
+        assert!(logs[0].len() > 1_000, "partition {partition} has entries");
+        assert!(
+            logs[0] == logs[1] && logs[1] == logs[2],
+            "partition {partition} differs"
+        );
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Fault {
+    Kill,
+    Freeze,
+}
+
+async fn survive(faults: &[Fault]) {
+    let dir = tempfile::tempdir().expect("dir");
+    let cluster = Cluster::start(dir.path(), free_ports());
+    let client = cluster.client().await;
+    client
+        .create_topic(TOPIC, Some(3), Some(3), Some(1))
+        .await
+        .expect("made");
+    let (stop, stopped) = mpsc::channel(1);
+    let producing = tokio::spawn(produce(client.clone(), stopped));
+    for (i, fault) in faults.iter().enumerate() {
+        let partition = i as u32 % 3;
+        let (leader, epoch) = whole(&client, TOPIC, partition).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        match fault {
+            Fault::Kill => {
+                cluster.signal(leader, Signal::KILL);
+                passed_on(&client, TOPIC, partition, epoch).await;
+            }
+            Fault::Freeze => {
+                cluster.signal(leader, Signal::STOP);
+                passed_on(&client, TOPIC, partition, epoch).await;
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                cluster.signal(leader, Signal::CONT);
+            }
+        }
+    }
+    for partition in 0..3 {
+        whole(&client, TOPIC, partition).await;
+    }
+    stop.send(()).await.expect("the producer runs");
+    let sent = tokio::time::timeout(PATIENCE, producing)
+        .await
+        .expect("in time")
+        .expect("produced");
+    assert!(sent > 1_000, "{sent} records are no load");
+    check(&client, sent).await;
+    drop(client);
+    cluster.end();
+    compare_replicas(dir.path(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_leaders_lose_nothing() {
+    survive(&[Fault::Kill, Fault::Kill, Fault::Kill]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frozen_leaders_lose_nothing() {
+    survive(&[Fault::Freeze, Fault::Kill, Fault::Freeze]).await;
+}

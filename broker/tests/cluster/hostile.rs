@@ -1,0 +1,162 @@
+//! What comes from outside may be nonsense: it is answered or cut off, and hurts nobody else.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use baton_client::{ProducerConfig, Record};
+use baton_protocol::batch::BatchBuilder;
+use baton_protocol::client::{Acks, ClientRequest, RequestBody, ResponseBody, ServerMessage};
+use baton_protocol::error::ErrorCode;
+use baton_protocol::frame::{Decoder, encode_header};
+use baton_protocol::ids::{ClusterId, PartitionIndex, TopicId};
+use bytes::{BufMut, BytesMut};
+use uuid::Uuid;
+
+use crate::harness::{Cluster, free_ports};
+
+fn connect(port: u16) -> TcpStream {
+    let socket = TcpStream::connect(("127.0.0.1", port)).expect("connects");
+    socket
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .expect("set");
+    socket
+}
+
+fn frame(id: u64, body: RequestBody, payload: &[u8]) -> BytesMut {
+    let mut bytes = BytesMut::new();
+    encode_header(&ClientRequest { id, body }, payload.len(), &mut bytes).expect("encodes");
+    bytes.put_slice(payload);
+    bytes
+}
+
+fn hello(version: u16, cluster_id: Option<ClusterId>) -> BytesMut {
+    let body = RequestBody::Hello {
+        version_min: version,
+        version_max: version,
+        cluster_id,
+        client: "test".into(),
+    };
+    frame(1, body, b"")
+}
+
+/// The next answer; none if the broker closed the connection.
+fn answer(socket: &mut TcpStream) -> Option<Result<ResponseBody, ErrorCode>> {
+    let mut buffer = BytesMut::new();
+    let mut bytes = [0; 4096];
+    loop {
+        if let Some(frame) = Decoder::default().decode(&mut buffer).expect("a frame") {
+            match frame.message().expect("a message") {
+                ServerMessage::Response { result, .. } => {
+                    return Some(result.map_err(|error| error.code));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        match socket.read(&mut bytes) {
+            Ok(0) => return None,
+            Ok(read) => buffer.extend_from_slice(&bytes[..read]),
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nonsense_is_refused_and_the_broker_serves_on() {
+    let dir = tempfile::tempdir().expect("dir");
+    let cluster = Cluster::start(dir.path(), free_ports());
+    let client = cluster.client().await;
+    let topic = client
+        .create_topic("t", None, None, None)
+        .await
+        .expect("made");
+    let leader = topic.partitions[0].leader.expect("led").broker.0 as u16;
+    let port = cluster.port + leader - 1;
+
+    for garbage in [
+        &b"\xff\xff\xff\xff garbage"[..],
+        b"\0\0\0\x08\0\x06\xc1\xc1\xc1\xc1\xc1\xc1",
+        b"\0\0\0\0",
+    ] {
+        for port in [port, port + 100] {
+            let mut socket = connect(port);
+            socket.write_all(garbage).expect("written");
+            socket.shutdown(std::net::Shutdown::Write).expect("shut");
+            assert!(answer(&mut socket).is_none(), "cut off");
+        }
+    }
+    let mut socket = connect(port);
+    socket.write_all(&hello(99, None)).expect("written");
+    assert_eq!(
+        answer(&mut socket),
+        Some(Err(ErrorCode::UnsupportedVersion))
+    );
+    let mut socket = connect(port);
+    socket
+        .write_all(&hello(1, Some(ClusterId(Uuid::from_u128(5)))))
+        .expect("written");
+    assert_eq!(answer(&mut socket), Some(Err(ErrorCode::WrongCluster)));
+    let mut socket = connect(port);
+    socket
+        .write_all(&frame(1, RequestBody::InitProducer, b""))
+        .expect("written");
+    assert_eq!(
+        answer(&mut socket),
+        Some(Err(ErrorCode::InvalidRequest)),
+        "no hello"
+    );
+
+    let mut socket = connect(port);
+    socket.write_all(&hello(1, None)).expect("written");
+    assert!(matches!(
+        answer(&mut socket),
+        Some(Ok(ResponseBody::Hello { .. }))
+    ));
+    let produce = |topic: TopicId, partition: u32| RequestBody::Produce {
+        topic,
+        partition: PartitionIndex(partition),
+        acks: Acks::Committed,
+        timeout_ms: 5_000,
+    };
+    let mut builder = BatchBuilder::default();
+    builder.push(1, None, Some(b"good"), &[]);
+    let good = builder.build(None);
+    let mut flipped = good.to_vec();
+    let last = flipped.len() - 1;
+    flipped[last] ^= 1;
+    let huge = vec![0; 2 << 20];
+    for (body, payload, code) in [
+        (produce(topic.id, 0), &flipped[..], ErrorCode::InvalidBatch),
+        (produce(topic.id, 0), &good[..20], ErrorCode::InvalidBatch),
+        (produce(topic.id, 0), &huge[..], ErrorCode::MessageTooLarge),
+        (produce(topic.id, 7), &good[..], ErrorCode::UnknownPartition),
+        (
+            produce(TopicId(Uuid::from_u128(1)), 0),
+            &good[..],
+            ErrorCode::UnknownTopic,
+        ),
+    ] {
+        socket.write_all(&frame(2, body, payload)).expect("written");
+        assert_eq!(answer(&mut socket), Some(Err(code)));
+    }
+    socket
+        .write_all(&frame(3, produce(topic.id, 0), &good))
+        .expect("written");
+    assert!(
+        matches!(answer(&mut socket), Some(Ok(ResponseBody::Produced { .. }))),
+        "the same connection serves on"
+    );
+
+    let producer = client
+        .producer("t", ProducerConfig::default())
+        .await
+        .expect("producer");
+    producer
+        .send(Record::value("after"))
+        .await
+        .expect("sent")
+        .wait()
+        .await
+        .expect("stored");
+}
