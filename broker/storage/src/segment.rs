@@ -211,7 +211,9 @@ impl Segment {
             .open(&path)
             .context(&path, "create")?;
         let segment = Segment::map(path, file, header, capacity, SEGMENT_HEADER_BYTES)?;
-        if let Err(error) = segment.allocate(SEGMENT_HEADER_BYTES + GROWTH_MIN.min(capacity)) {
+        if let Err(error) =
+            segment.allocate((SEGMENT_HEADER_BYTES + GROWTH_MIN).min(segment.capacity()))
+        {
             drop(std::fs::remove_file(&segment.path));
             return Err(error);
         }
