@@ -75,11 +75,7 @@ impl Cluster {
         is_ready
             .recv_timeout(PATIENCE)
             .expect("the cluster is ready");
-        Cluster {
-            dev,
-            port,
-            pids,
-        }
+        Cluster { dev, port, pids }
     }
 
     pub fn bootstrap(&self) -> Vec<String> {
