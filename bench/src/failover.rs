@@ -1,10 +1,13 @@
-//! How long a partition is without a leader that acknowledges, when its leader is killed.
+//! How long a partition is without a leader that acknowledges, when its leader is killed. Every
+//! other kill takes a leader that is the controller too, if that leads a partition: then Raft has to
+//! elect first.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use baton_client::{Client, ProducerConfig, Record};
 use baton_protocol::ids::BrokerId;
+use baton_protocol::metadata::{PartitionRecord, TopicRecord};
 use hdrhistogram::Histogram;
 use serde_json::json;
 
@@ -14,59 +17,85 @@ use crate::report::Row;
 /// How long the in-sync set may take to be whole again.
 const WHOLE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Partitions of the topic, so that several brokers lead.
+const PARTITIONS: u32 = 3;
+
 /// Kills the leader `kills` times, each once the set is whole again.
 pub async fn measure(client: &Client, cluster: &Cluster, kills: u32) -> anyhow::Result<Vec<Row>> {
     let topic = "failover";
     client
-        .create_topic(topic, Some(1), Some(3), Some(1))
+        .create_topic(topic, Some(PARTITIONS), Some(3), Some(1))
         .await?;
     let config = ProducerConfig {
         linger: Duration::ZERO,
         ..ProducerConfig::default()
     };
     let producer = client.producer(topic, config).await?;
-    let mut millis = Histogram::<u64>::new(3)?;
-    let mut controllers = 0;
-    for _ in 0..kills {
-        let leader = wait_until_whole(client, topic).await?;
-        producer.send(Record::value("before")).await?.wait().await?;
-        if client.cluster_status().await?.controller == leader {
-            controllers += 1;
-        }
+    let (mut all, mut of_controller) = (Histogram::<u64>::new(3)?, Histogram::<u64>::new(3)?);
+    for kill in 0..kills {
+        let record = wait_until_whole(client, topic).await?;
+        let controller = client.cluster_status().await?.controller;
+        let wanted = (kill % 2 == 1).then_some(controller);
+        let (partition, leader) = choose(&record, wanted)?;
+        let here = |value: &'static str| Record::value(value).partition(partition);
+        producer.send(here("before")).await?.wait().await?;
         let killed = Instant::now();
         cluster.kill(leader.0)?;
         // Sent after the kill, so only the next leader can acknowledge it.
-        producer.send(Record::value("after")).await?.wait().await?;
-        millis.record(killed.elapsed().as_millis() as u64)?;
+        producer.send(here("after")).await?.wait().await?;
+        let took = killed.elapsed().as_millis() as u64;
+        all.record(took)?;
+        if leader == controller {
+            of_controller.record(took)?;
+        }
     }
-    Ok(vec![vec![
+    Ok(vec![
+        row("all", &all),
+        row("of the controller too", &of_controller),
+    ])
+}
+
+fn row(kills: &str, millis: &Histogram<u64>) -> Row {
+    vec![
         ("kills", json!(kills)),
-        ("of the controller too", json!(controllers)),
+        ("number", json!(millis.len())),
         ("min ms", json!(millis.min())),
         ("p50 ms", json!(millis.value_at_quantile(0.5))),
         ("max ms", json!(millis.max())),
-    ]])
+    ]
 }
 
-async fn wait_until_whole(client: &Client, topic: &str) -> anyhow::Result<BrokerId> {
+/// A partition with its leader: one that the wanted broker leads, if there is one.
+fn choose(record: &TopicRecord, wanted: Option<BrokerId>) -> anyhow::Result<(u32, BrokerId)> {
+    let partitions = record.partitions.iter().enumerate();
+    let led: Vec<(u32, BrokerId)> = partitions
+        .filter_map(|(index, partition)| Some((index as u32, partition.leader?.broker)))
+        .collect();
+    let fitting = led
+        .iter()
+        .find(|(_, leader)| wanted.is_none_or(|wanted| wanted == *leader));
+    fitting
+        .or(led.first())
+        .copied()
+        .context("no partition has a leader")
+}
+
+/// Waits until every partition has a leader and all its replicas in its set.
+async fn wait_until_whole(client: &Client, topic: &str) -> anyhow::Result<TopicRecord> {
     let deadline = Instant::now() + WHOLE_TIMEOUT;
     while Instant::now() < deadline {
         let record = client.topic(topic).await?;
-        let partition = record
-            .partitions
-            .first()
-            .context("the topic has no partition")?;
         let view = client.view();
         let alive = view.brokers.values().all(|broker| !broker.fenced);
-        if let Some(leader) = partition.leader
-            && partition.in_sync.len() == 3
-            && alive
-        {
+        let whole = |partition: &PartitionRecord| {
+            partition.leader.is_some() && partition.in_sync.len() == partition.replicas.len()
+        };
+        if alive && record.partitions.iter().all(whole) {
             // The broker that came back last has its links and its session by now.
             tokio::time::sleep(Duration::from_millis(500)).await;
-            return Ok(leader.broker);
+            return client.topic(topic).await.context("the topic");
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    bail!("the in-sync set is not whole after {WHOLE_TIMEOUT:?}")
+    bail!("the in-sync sets are not whole after {WHOLE_TIMEOUT:?}")
 }
