@@ -105,7 +105,8 @@ fn program() -> anyhow::Result<PathBuf> {
 }
 
 fn free_ports() -> anyhow::Result<u16> {
-    for port in (20_000..60_000).step_by(usize::from(PORT_SPAN)) {
+    // Below the ports that the system gives to outgoing connections.
+    for port in (20_000..32_000).step_by(usize::from(PORT_SPAN)) {
         let mut wanted = [0u16, 100, 200, 300]
             .into_iter()
             .flat_map(|shift| (0..3).map(move |i| port + shift + i));
@@ -113,7 +114,7 @@ fn free_ports() -> anyhow::Result<u16> {
             return Ok(port);
         }
     }
-    bail!("no free ports between 20000 and 60000")
+    bail!("no free ports between 20000 and 32000")
 }
 
 /// Reads what `baton dev` prints: which process each broker is, now and after restarts.

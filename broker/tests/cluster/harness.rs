@@ -29,7 +29,8 @@ pub fn free_ports() -> u16 {
     let seed = (std::process::id() % 40) as u16 * 310;
     for _ in 0..200 {
         let turn = NEXT_PORT.fetch_add(1, Ordering::Relaxed);
-        let port = 20_000 + (seed + turn * 310) % 40_000;
+        // Below the ports that the system gives to outgoing connections.
+        let port = 20_000 + (seed + turn % 40 * 310) % (40 * 310);
         let mut wanted = [0u16, 100, 200, 300]
             .into_iter()
             .flat_map(|shift| (0..5).map(move |i| port + shift + i));
