@@ -261,7 +261,7 @@ fn record_of<'a>(
 }
 
 /// A partition's record, joined with what is known of its brokers.
-fn view_of(state: &ClusterState, record: &PartitionRecord) -> PartitionView {
+pub fn view_of(state: &ClusterState, record: &PartitionRecord) -> PartitionView {
     let replica = |id: &BrokerId| {
         let broker = state.brokers.get(id);
         let view = ReplicaView {
