@@ -116,6 +116,8 @@ pub struct Sim {
     random: u64,
     now: u64,
     order: u64,
+    /// Orders events that waited out a freeze: before all others.
+    thawed: u64,
     events: BTreeMap<(u64, u64), Event>,
     brokers: BTreeMap<u32, Broker>,
     controller: ControllerCore,
@@ -147,7 +149,8 @@ impl Sim {
         let mut sim = Sim {
             random: seed,
             now: 0,
-            order: 0,
+            order: 1 << 32,
+            thawed: 0,
             events: BTreeMap::new(),
             brokers: BTreeMap::new(),
             controller,
@@ -762,8 +765,10 @@ impl Sim {
     fn thaw(&mut self, id: u32) {
         let broker = self.brokers.get_mut(&id).expect("a broker");
         broker.frozen = false;
+        // Before all else that is due now: a connection keeps its order through a freeze.
         for event in std::mem::take(&mut broker.held) {
-            self.after(0, event);
+            self.thawed += 1;
+            self.events.insert((self.now, self.thawed), event);
         }
     }
 
