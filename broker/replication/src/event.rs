@@ -284,11 +284,6 @@ pub enum Breach {
         /// The watermark.
         high_watermark: Offset,
     },
-    /// Entries overlap those held in a way that no leader writes.
-    Overlap {
-        /// Where.
-        at: Offset,
-    },
     /// A flush failed.
     FlushFailed,
 }

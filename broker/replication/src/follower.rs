@@ -33,7 +33,7 @@ enum Fit {
     /// The entries from `skip` on are new; the log is first cut at `cut`, if given.
     New { skip: usize, cut: Option<Offset> },
     /// They overlap what is held as no leader writes it.
-    Overlap(Offset),
+    Overlap,
 }
 
 /// Whether the entries are what a leader can have written: a chain that continues `prev_end`,
@@ -91,7 +91,12 @@ impl Replica {
         }
         match self.fit(append.prev_end, entries) {
             Fit::Held => {}
-            Fit::Overlap(at) => return self.break_down(Breach::Overlap { at }, out),
+            Fit::Overlap => {
+                return out.push(Effect::Ignored {
+                    from: append.leader.broker,
+                    why: "an entry that overlaps one held, of the same epoch",
+                });
+            }
             Fit::New { skip, cut } => {
                 if let Some(to) = cut {
                     if to < self.log.high_watermark {
@@ -149,7 +154,7 @@ impl Replica {
                 };
             }
             if entry.end > self.log.end {
-                return Fit::Overlap(entry.base);
+                return Fit::Overlap;
             }
             end = entry.end;
         }

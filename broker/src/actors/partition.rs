@@ -135,9 +135,7 @@ impl Partition {
             BrokenReason::Storage(_) | BrokenReason::Breach(Breach::FlushFailed) => {
                 self.around.control.report(Report::ReplicaFailed(partition));
             }
-            BrokenReason::Breach(
-                Breach::TruncateBelowWatermark { .. } | Breach::Overlap { .. },
-            ) => {}
+            BrokenReason::Breach(Breach::TruncateBelowWatermark { .. }) => {}
         }
     }
 

@@ -4,6 +4,7 @@
 //! All of them drive the same little cluster in memory: real replicas, logs that are lists, a
 //! network under manual control, a controller that follows the rules of election.
 
+mod bad_append;
 mod checker;
 mod cluster;
 mod controller;

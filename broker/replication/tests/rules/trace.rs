@@ -101,7 +101,6 @@ fn breach(breach: &Breach) -> String {
         Breach::TruncateBelowWatermark { to, high_watermark } => {
             format!("cut to {to} is below the watermark {high_watermark}")
         }
-        Breach::Overlap { at } => format!("overlap at {at}"),
         Breach::FlushFailed => "a flush failed".to_owned(),
     }
 }
