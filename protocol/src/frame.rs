@@ -16,6 +16,9 @@ pub const FRAME_BYTES_MAX: usize = (16 << 20) + (64 << 10);
 /// Most bytes of a header that has a payload beside it. A larger one takes the whole frame.
 pub const HEADER_BYTES_MAX: usize = WHOLE_FRAME as usize - 1;
 
+/// Room that is made for the rest of a frame at least.
+const RESERVE_BYTES_MIN: usize = 64 << 10;
+
 /// Bytes of the two length fields.
 const LENGTHS_BYTES: usize = 6;
 
@@ -153,7 +156,10 @@ impl Decoder {
             return Err(FrameError::Lengths { frame, header: 0 });
         }
         if buffer.len() < 4 + frame {
-            buffer.reserve(4 + frame - buffer.len());
+            // Room for no more than has come already: a length alone, which costs its sender
+            // nothing, must not take much of ours.
+            let missing = 4 + frame - buffer.len();
+            buffer.reserve(missing.min(buffer.len().max(RESERVE_BYTES_MIN)));
             return Ok(None);
         }
         buffer.advance(4);
@@ -293,6 +299,19 @@ mod tests {
         let error = Decoder::default().decode(&mut buffer).expect_err("refused");
         assert!(matches!(error, FrameError::TooLarge { .. }));
         assert!(buffer.capacity() < 1 << 20);
+    }
+
+    #[test]
+    fn an_announced_length_takes_room_only_as_its_bytes_come() {
+        let announced = FRAME_BYTES_MAX as u32;
+        let mut buffer = BytesMut::from(&announced.to_be_bytes()[..]);
+        assert!(
+            Decoder::default()
+                .decode(&mut buffer)
+                .expect("ok")
+                .is_none()
+        );
+        assert!(buffer.capacity() < 1 << 20, "{}", buffer.capacity());
     }
 
     #[test]
