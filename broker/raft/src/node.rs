@@ -26,6 +26,10 @@ use crate::types::{Types, Voter};
 /// Entries after which a snapshot is made and the log is purged.
 const SNAPSHOT_EVERY: u64 = 5_000;
 
+/// How long a command may take until its outcome counts as unknown: without a majority it could
+/// wait for ever.
+const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// How a member is set up.
 #[derive(Clone, Debug)]
 pub struct RaftConfig {
@@ -98,7 +102,27 @@ pub struct RaftNode {
     machine: StateMachine,
     identity: Identity,
     leader: watch::Receiver<Option<RaftLeader>>,
-    runtime: Arc<tokio::runtime::Runtime>,
+    runtime: Arc<OwnRuntime>,
+}
+
+/// The threads that Raft runs on. Its last owner may be on a thread of another runtime, which must
+/// not wait for these to end.
+struct OwnRuntime(Option<tokio::runtime::Runtime>);
+
+impl OwnRuntime {
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        if let Some(runtime) = &self.0 {
+            runtime.spawn(task);
+        }
+    }
+}
+
+impl Drop for OwnRuntime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 impl RaftNode {
@@ -138,7 +162,7 @@ impl RaftNode {
                 formed: false,
             },
             leader,
-            runtime: Arc::new(runtime),
+            runtime: Arc::new(OwnRuntime(Some(runtime))),
         };
         node.runtime.spawn(accept(listener, node.server()));
         Ok(node)
@@ -166,12 +190,18 @@ impl RaftNode {
         self.machine.follow()
     }
 
-    /// Has a command committed and applied; its place in the log, and what it came to.
+    /// Has a command committed and applied; its place in the log, and what it came to. After 5 s
+    /// without a majority it gives up with [`ProposeError::Unknown`].
     pub async fn propose(
         &self,
         command: Command,
     ) -> Result<(MetadataIndex, Outcome), ProposeError> {
-        match self.raft.client_write(command).await {
+        let written = tokio::time::timeout(PROPOSE_TIMEOUT, self.raft.client_write(command));
+        let Ok(written) = written.await else {
+            let text = format!("not committed within {} s", PROPOSE_TIMEOUT.as_secs());
+            return Err(ProposeError::Unknown(text));
+        };
+        match written {
             Ok(response) => Ok((MetadataIndex(response.log_id.index()), response.data)),
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
                 Err(ProposeError::NotLeader)
