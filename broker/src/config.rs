@@ -315,6 +315,9 @@ pub struct Limits {
     /// Most bytes of batches that wait for their commit on one client connection.
     #[serde(with = "bytes")]
     pub in_flight_bytes_per_connection: usize,
+    /// The same on all client connections together.
+    #[serde(with = "bytes")]
+    pub in_flight_bytes: usize,
     /// Most client connections at a time.
     pub connections_max: usize,
 }
@@ -324,6 +327,7 @@ impl Default for Limits {
         Limits {
             message_bytes_max: 1 << 20,
             in_flight_bytes_per_connection: 32 << 20,
+            in_flight_bytes: 256 << 20,
             connections_max: 10_000,
         }
     }

@@ -16,5 +16,6 @@ pub mod http;
 pub mod logging;
 pub mod net;
 pub mod node;
+pub mod os_limits;
 pub mod producer_ids;
 pub mod shared;

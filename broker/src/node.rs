@@ -10,7 +10,7 @@ use baton_protocol::ids::ClusterId;
 use baton_raft::{RaftConfig, RaftNode};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::actors::control_link::{ControlLink, DiskProgress, Keeper, Registration};
 use crate::actors::controller::Controller;
@@ -28,7 +28,7 @@ use crate::data_dir::DataDir;
 use crate::net::listener::listen;
 use crate::producer_ids::ProducerIds;
 use crate::shared::{Known, Shared};
-use crate::{disk_probe, http};
+use crate::{disk_probe, http, os_limits};
 
 /// How often the replicas are told that time passes.
 const TICK: Duration = Duration::from_millis(50);
@@ -47,6 +47,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
 async fn serve(config: Config) -> anyhow::Result<()> {
     let broker = config.broker_id();
     let data_dir = DataDir::open(&config.broker.data_dir, broker)?;
+    os_limits::check(data_dir.path(), config.limits.connections_max)?;
     let clients = listen(
         &config.broker.listen,
         "broker.listen",
@@ -72,6 +73,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         clock,
         known: watch::Sender::new(Known::default()),
         producer_ids: ProducerIds::default(),
+        in_flight_bytes: Arc::new(Semaphore::new(config.limits.in_flight_bytes)),
         connections: AtomicUsize::new(0),
         life: watch::Sender::new(None),
         config,
@@ -125,8 +127,6 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     }
     if let Some(raft) = raft {
         raft.shutdown().await;
-        // It owns threads, which must not be waited for on a thread of this runtime.
-        std::mem::forget(raft);
     }
     Ok(())
 }

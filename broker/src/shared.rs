@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use baton_controller::state::ClusterState;
 use baton_protocol::ids::{BrokerEpoch, BrokerId, BrokerLife, ClusterId};
 use baton_protocol::metadata::ClusterView;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::actors::control_link::ControlLink;
 use crate::actors::routes::Routes;
@@ -41,6 +41,8 @@ pub struct Shared {
     pub known: watch::Sender<Known>,
     /// Ids for idempotent producers.
     pub producer_ids: ProducerIds,
+    /// What requests of all clients may hold at a time, in bytes.
+    pub in_flight_bytes: Arc<Semaphore>,
     /// Client connections.
     pub connections: AtomicUsize,
     /// Its life, once it is registered; the session with the controller writes it.

@@ -13,8 +13,8 @@ use crate::net::connection::Outgoing;
 pub struct Answer {
     id: u64,
     out: Option<UnboundedSender<Outgoing>>,
-    /// The request's share of the connection's bytes in flight; returned with the answer.
-    _permit: Option<OwnedSemaphorePermit>,
+    /// The request's share of the bytes in flight; returned once the answer has left.
+    permits: Vec<OwnedSemaphorePermit>,
 }
 
 impl Answer {
@@ -22,12 +22,12 @@ impl Answer {
     pub fn new(
         id: u64,
         out: UnboundedSender<Outgoing>,
-        permit: Option<OwnedSemaphorePermit>,
+        permits: Vec<OwnedSemaphorePermit>,
     ) -> Self {
         Answer {
             id,
             out: Some(out),
-            _permit: permit,
+            permits,
         }
     }
 
@@ -49,7 +49,7 @@ impl Answer {
         let message = ServerMessage::Response { id, result };
         match Outgoing::encode(&message, Bytes::new()) {
             // A connection that is gone wants no answer.
-            Ok(frame) => drop(out.send(frame)),
+            Ok(frame) => drop(out.send(frame.holding(std::mem::take(&mut self.permits)))),
             Err(error) => tracing::error!(%error, "an answer could not be encoded"),
         }
     }

@@ -1,8 +1,8 @@
 //! One client's connection: decodes requests, hands them on, and lets the answers be written as
 //! they come.
 //!
-//! Bounded: a request takes its size from the connection's allowance and gives it back with its
-//! answer; while none is left the socket is not read.
+//! Bounded: a request takes its size from the allowances of the connection and of the broker and
+//! gives it back when its answer has been written; while none is left the socket is not read.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use baton_protocol::frame::RawFrame;
 use baton_protocol::ids::{PartitionIndex, TopicId, TopicPartition};
 use bytes::Bytes;
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::actors::answer::Answer;
 use crate::actors::messages::{AskStatus, Produce};
@@ -45,7 +45,7 @@ pub struct Session {
 #[rtype(result = "()")]
 struct Incoming {
     frame: RawFrame,
-    permit: tokio::sync::OwnedSemaphorePermit,
+    permits: Vec<OwnedSemaphorePermit>,
 }
 
 /// The connection ended.
@@ -59,7 +59,7 @@ impl Session {
         connection::prepare(&socket)?;
         let (read, mut write) = socket.into_split();
         let (out, mut queue) = mpsc::unbounded_channel();
-        let allowance = shared.config.limits.in_flight_bytes_per_connection;
+        let allowance = Allowance::new(&shared);
         Session::create(|ctx| {
             let address = ctx.address();
             let reading = read_requests(FrameReader::new(read), address.clone(), allowance);
@@ -268,10 +268,20 @@ impl Session {
             return;
         }
         let (shared, out) = (self.shared.clone(), self.out.clone());
+        // The next change is encoded when the last one has left: a client that reads slowly is
+        // told the newest state, not every one.
+        let one_on_its_way = Arc::new(Semaphore::new(1));
         let watch = async move {
-            while changes.changed().await.is_ok() {
-                if let Some(view) = shared.view(None) {
-                    push(&out, &ServerMessage::Metadata(view), Bytes::new());
+            while let Ok(permit) = one_on_its_way.clone().acquire_owned().await {
+                if changes.changed().await.is_err() {
+                    return;
+                }
+                let Some(view) = shared.view(None) else {
+                    continue;
+                };
+                match Outgoing::encode(&ServerMessage::Metadata(view), Bytes::new()) {
+                    Ok(frame) => drop(out.send(frame.holding(vec![permit]))),
+                    Err(error) => tracing::error!(%error, "the metadata could not be encoded"),
                 }
             }
         };
@@ -330,18 +340,50 @@ pub fn push(out: &mpsc::UnboundedSender<Outgoing>, message: &ServerMessage, payl
     }
 }
 
-/// Reads requests as long as the connection's allowance lasts; each takes its share along.
-async fn read_requests(mut reader: FrameReader, session: actix::Addr<Session>, allowance: usize) {
-    let semaphore = Arc::new(Semaphore::new(allowance));
+/// What requests may hold at a time: on this connection, and on all of the broker.
+struct Allowance {
+    connection: Arc<Semaphore>,
+    broker: Arc<Semaphore>,
+    /// Most that one request is counted as, so that it fits both.
+    share_max: usize,
+}
+
+impl Allowance {
+    fn new(shared: &Shared) -> Self {
+        let limits = &shared.config.limits;
+        Allowance {
+            connection: Arc::new(Semaphore::new(limits.in_flight_bytes_per_connection)),
+            broker: shared.in_flight_bytes.clone(),
+            share_max: limits
+                .in_flight_bytes_per_connection
+                .min(limits.in_flight_bytes),
+        }
+    }
+
+    /// Waits for room; none when the broker ends.
+    async fn take(&self, frame: &RawFrame) -> Option<Vec<OwnedSemaphorePermit>> {
+        let size = (frame.header.len() + frame.payload.len()).max(REQUEST_BYTES_MIN);
+        let share = size.min(self.share_max) as u32;
+        // In this order: who waits for its own connection holds nothing of the others'.
+        let own = self.connection.clone().acquire_many_owned(share).await;
+        let common = self.broker.clone().acquire_many_owned(share).await;
+        Some(vec![own.ok()?, common.ok()?])
+    }
+}
+
+/// Reads requests as long as the allowance lasts; each takes its share along.
+async fn read_requests(
+    mut reader: FrameReader,
+    session: actix::Addr<Session>,
+    allowance: Allowance,
+) {
     let ended = loop {
         match reader.next().await {
             Ok(Some(frame)) => {
-                let size = (frame.header.len() + frame.payload.len()).max(REQUEST_BYTES_MIN);
-                let share = size.min(allowance) as u32;
-                let Ok(permit) = semaphore.clone().acquire_many_owned(share).await else {
+                let Some(permits) = allowance.take(&frame).await else {
                     break None;
                 };
-                session.do_send(Incoming { frame, permit });
+                session.do_send(Incoming { frame, permits });
             }
             Ok(None) => break None,
             Err(error) => break Some(error),
@@ -363,10 +405,10 @@ impl Handler<Incoming> for Session {
     type Result = ();
 
     fn handle(&mut self, incoming: Incoming, ctx: &mut Self::Context) {
-        let Incoming { frame, permit } = incoming;
+        let Incoming { frame, permits } = incoming;
         match frame.message::<ClientRequest>() {
             Ok(request) => {
-                let answer = Answer::new(request.id, self.out.clone(), Some(permit));
+                let answer = Answer::new(request.id, self.out.clone(), permits);
                 self.request(request, frame.payload, answer, ctx);
             }
             Err(error) => ctx.notify(Ended(Some(error.into()))),

@@ -51,6 +51,21 @@ struct Broker {
     died_at: Option<Instant>,
 }
 
+impl Broker {
+    /// The last lines of its log, for an error.
+    fn end_of_log(&self) -> String {
+        let path = self.dir.join("broker.log");
+        match std::fs::read_to_string(&path) {
+            Ok(log) => {
+                let lines: Vec<&str> = log.lines().collect();
+                let tail = lines[lines.len().saturating_sub(5)..].join("\n  ");
+                format!("the end of {}:\n  {tail}", path.display())
+            }
+            Err(error) => format!("its log {} cannot be read: {error}", path.display()),
+        }
+    }
+}
+
 struct Dev<'a> {
     args: &'a DevArgs,
     brokers: Vec<Broker>,
@@ -224,9 +239,9 @@ impl Dev<'_> {
                 self.check_alive()?;
                 if Instant::now() >= deadline {
                     bail!(
-                        "broker {} is not ready after {READY_TIMEOUT:?}; its log is {}",
+                        "broker {} is not ready after {READY_TIMEOUT:?}; {}",
                         i + 1,
-                        self.brokers[i].dir.join("broker.log").display()
+                        self.brokers[i].end_of_log()
                     );
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -245,14 +260,10 @@ impl Dev<'_> {
                 .transpose()?
                 .flatten()
             {
-                let path = broker.dir.join("broker.log");
-                let log = std::fs::read_to_string(&path).unwrap_or_default();
-                let lines: Vec<&str> = log.lines().collect();
-                let tail = lines[lines.len().saturating_sub(5)..].join("\n  ");
                 bail!(
-                    "broker {} ended at once ({status}); the end of {}:\n  {tail}",
+                    "broker {} ended at once ({status}); {}",
                     broker.id,
-                    path.display()
+                    broker.end_of_log()
                 );
             }
         }

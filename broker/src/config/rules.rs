@@ -63,6 +63,7 @@ pub(super) const KEYS: &[(&str, Rule)] = &[
     ("replication.change_retry_ms", Number(10, 60_000, " ms")),
     ("limits.message_bytes_max", Bytes(KIB, 16 * MIB)),
     ("limits.in_flight_bytes_per_connection", Bytes(KIB, GIB)),
+    ("limits.in_flight_bytes", Bytes(KIB, GIB)),
     (
         "limits.connections_max",
         Number(1, 1_000_000, " connections"),
@@ -249,6 +250,14 @@ pub(super) fn conflict(config: &Config) -> Option<Conflict> {
             format!(
                 "at least limits.message_bytes_max, which is {}",
                 ByteSize(message as u64)
+            ),
+        ),
+        (
+            limits.in_flight_bytes < limits.in_flight_bytes_per_connection,
+            "limits.in_flight_bytes",
+            format!(
+                "at least limits.in_flight_bytes_per_connection, which is {}",
+                ByteSize(limits.in_flight_bytes_per_connection as u64)
             ),
         ),
     ];

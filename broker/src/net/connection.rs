@@ -10,7 +10,7 @@ use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 /// Frames that go into one `writev` at most.
 const FRAMES_PER_WRITE_MAX: usize = 64;
@@ -69,10 +69,12 @@ impl FrameReader {
 
 /// A frame that is ready to be written: its head (lengths and header) and its payload, which may
 /// be a slice of a mapped segment.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Outgoing {
     head: Bytes,
     payload: Bytes,
+    /// What it takes of an allowance until it has left.
+    permits: Vec<OwnedSemaphorePermit>,
 }
 
 impl Outgoing {
@@ -83,7 +85,15 @@ impl Outgoing {
         Ok(Outgoing {
             head: head.freeze(),
             payload,
+            permits: Vec::new(),
         })
+    }
+
+    /// Holds `permits` until it has been written to the socket, or the connection ended: so a
+    /// client that does not read runs out of its allowance, and is not read from any more.
+    pub fn holding(mut self, permits: Vec<OwnedSemaphorePermit>) -> Self {
+        self.permits = permits;
+        self
     }
 
     /// Its size on the wire.
