@@ -126,7 +126,9 @@ impl Log {
         self.durable_end
     }
 
-    /// Which epoch wrote what: each epoch with the base offset of its first entry, oldest first.
+    /// Which epoch wrote what, oldest first: each epoch with the log's end when its first entry came.
+    /// That entry may start above it, where the epoch left a gap; so a run ends where the next one
+    /// begins here, gap or not.
     pub fn epochs(&self) -> &[(LeaderEpoch, Offset)] {
         &self.epochs
     }
@@ -174,7 +176,8 @@ impl Log {
         Ok(())
     }
 
-    /// Stores a batch under this offset and epoch. The room must have been reserved.
+    /// Stores a batch under this offset and epoch. The room must have been reserved. An offset above
+    /// the log's end leaves a gap, which no entry will ever fill.
     ///
     /// # Panics
     /// If the room was not reserved, the offset lies before the log's end, or the epoch falls: the
@@ -244,7 +247,7 @@ impl Log {
         let segment = part.segment.clone();
         segment.append(parts, base, end, self.config.index_interval_bytes);
         if epoch > last {
-            self.epochs.push((epoch, base));
+            self.epochs.push((epoch, self.end));
         }
         if self
             .dirty
@@ -259,7 +262,11 @@ impl Log {
     }
 
     /// Cuts everything from `to` on, durably: when this returns, no recovery finds it again. Those
-    /// who hold slices of it still see them. `to` must be where an entry ends.
+    /// who hold slices of it still see them. The log then ends where its last entry does, which is
+    /// below `to` if that lies in a gap.
+    ///
+    /// # Panics
+    /// If `to` lies outside the log or within an entry: the caller's mistakes.
     pub fn truncate(&mut self, to: Offset) -> Result<(), StorageError> {
         assert!(to >= self.start && to <= self.end, "a cut outside the log");
         let result = self.cut(to);
@@ -269,51 +276,48 @@ impl Log {
 
     fn cut(&mut self, to: Offset) -> Result<(), StorageError> {
         self.generation += 1;
+        let kept = self.last_entry_below(to)?;
+        let end = kept.map_or(self.start, |(_, _, end)| end);
         // First the mark: what is cut is not damage.
-        if self.mark.end() > to {
-            self.mark.set(to)?;
+        if self.mark.end() > end {
+            self.mark.set(end)?;
             self.mark.sync()?;
         }
-        producers::forget_after(&self.dir, to)?;
-        let position = self.position_of(to)?;
+        producers::forget_after(&self.dir, end)?;
         // Later segments go, the last one first, so that an interruption leaves a log without
         // holes; but before them the seal, so that it leaves one that is cut.
-        if let Some((part, at)) = position {
-            self.parts[part].segment.seal(at)?;
-            self.parts[part].cut = Some((at, to));
-        }
-        while self
-            .parts
-            .last()
-            .is_some_and(|part| part.segment.base() >= to)
+        if let Some((part, at, _)) = kept
+            && at < self.parts[part].extent().0
         {
+            self.parts[part].segment.seal(at)?;
+            self.parts[part].cut = Some((at, end));
+        }
+        let parts_kept = kept.map_or(0, |(part, _, _)| part + 1);
+        while self.parts.len() > parts_kept {
             if let Some(part) = self.parts.pop() {
                 std::fs::remove_file(part.segment.path()).context(part.segment.path(), "remove")?;
                 sync_dir(&self.dir)?;
             }
         }
-        self.epochs.retain(|run| run.1 < to);
-        self.end = to;
-        self.durable_end = self.durable_end.min(to);
+        self.epochs.retain(|run| run.1 < end);
+        self.end = end;
+        self.durable_end = self.durable_end.min(end);
         self.publish();
         Ok(())
     }
 
-    /// The segment that the cut goes through, and where in it.
-    fn position_of(&self, to: Offset) -> Result<Option<(usize, usize)>, StorageError> {
-        let Some(part) = self.parts.iter().rposition(|part| part.segment.base() < to) else {
-            return Ok(None);
-        };
-        let found = self.parts[part]
-            .find(to)
-            .map_err(|error| self.damaged(&error))?;
-        match found {
-            Some((at, header)) => {
-                assert!(header.base_offset() >= to, "a cut through an entry");
-                Ok(Some((part, at)))
+    /// The last entry that ends at or below `to`: its segment, and where it ends there, in bytes and
+    /// as an offset.
+    fn last_entry_below(&self, to: Offset) -> Result<Option<(usize, usize, Offset)>, StorageError> {
+        for (i, part) in self.parts.iter().enumerate().rev() {
+            let last = part
+                .last_entry_below(to)
+                .map_err(|error| self.damaged(&error))?;
+            if let Some((at, end)) = last {
+                return Ok(Some((i, at, end)));
             }
-            None => Ok(None),
         }
+        Ok(None)
     }
 
     fn damaged(&self, error: &ReadError) -> StorageError {

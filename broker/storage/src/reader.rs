@@ -51,6 +51,35 @@ impl Part {
         Ok(None)
     }
 
+    /// Where the last entry that ends at or below `to` ends, in bytes and as an offset; none if all
+    /// entries start at or above it.
+    ///
+    /// # Panics
+    /// If `to` lies within an entry.
+    pub fn last_entry_below(&self, to: Offset) -> Result<Option<(usize, Offset)>, ReadError> {
+        let (len, end) = self.extent();
+        // The index still knows what was cut off: it is asked below the end only.
+        let to = to.min(end);
+        let Some(below) = to.0.checked_sub(1).map(Offset) else {
+            return Ok(None);
+        };
+        // The first entry is always indexed: without a floor all start at or above `to`.
+        let Some(mut at) = self.segment.index().floor(below) else {
+            return Ok(None);
+        };
+        let mut last = None;
+        while at < len {
+            let header = self.entry_at(at, len)?;
+            if header.base_offset() >= to {
+                break;
+            }
+            assert!(header.next_offset() <= to, "a cut through an entry");
+            at += ENTRY_OVERHEAD_BYTES + header.batch_bytes();
+            last = Some((at, header.next_offset()));
+        }
+        Ok(last)
+    }
+
     fn entry_at(&self, at: usize, len: usize) -> Result<BatchHeader, ReadError> {
         let damaged = || ReadError::Damaged {
             segment: self.segment.base(),

@@ -60,6 +60,7 @@ pub(crate) struct Scan {
     pub len: usize,
     pub end: Offset,
     pub index: SparseIndex,
+    /// Each epoch that begins here, with the log's end before it.
     pub epochs: Vec<(LeaderEpoch, Offset)>,
     /// Why the scan ended before the place where it should have.
     pub bad: Option<String>,
@@ -79,7 +80,8 @@ pub(crate) fn segment_files(dir: &Path) -> Result<Vec<PathBuf>, StorageError> {
     Ok(files)
 }
 
-/// Checks the entries of a segment file.
+/// Checks the entries of a segment file. A gap in the offsets is sound: a leader that begins at its
+/// offset limit leaves one.
 pub(crate) fn scan(
     path: &Path,
     header: &SegmentHeader,
@@ -128,7 +130,7 @@ pub(crate) fn scan(
         }
         if entry.header.leader_epoch() > epoch {
             epoch = entry.header.leader_epoch();
-            scan.epochs.push((epoch, entry.header.base_offset()));
+            scan.epochs.push((epoch, scan.end));
         }
         if scan.index.wants(scan.len, index_bytes) {
             scan.index.push(entry.header.base_offset(), scan.len);

@@ -21,7 +21,7 @@ pub struct Report {
     pub end: Offset,
     /// How far it was durable at least, by the mark.
     pub durable_end: Option<Offset>,
-    /// Which epoch wrote what.
+    /// Which epoch wrote what: each with the log's end when its first entry came.
     pub epochs: Vec<(LeaderEpoch, Offset)>,
     /// Each segment file with the number of its sound bytes.
     pub segments: Vec<(PathBuf, usize)>,

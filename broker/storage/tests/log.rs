@@ -1,76 +1,21 @@
 //! The log against a model, and against what disks and crashes do to it.
 
-use std::path::Path;
+mod common;
 
-use baton_protocol::batch::{BatchBuilder, EntryIter};
-use baton_protocol::ids::{LeaderEpoch, Offset, PartitionIndex, TopicId};
-use baton_storage::{Log, LogConfig, LogIdentity, Recovery, StorageError, quarantine, verify};
+use baton_protocol::batch::EntryIter;
+use baton_protocol::ids::{Offset, PartitionIndex};
+use baton_storage::{Log, LogIdentity, StorageError, quarantine, verify};
+use common::{CONFIG, IDENTITY, append, append_at, entries, flush, newest, open, read_by_the_book};
 use proptest::prelude::*;
-use uuid::Uuid;
-
-const IDENTITY: LogIdentity = LogIdentity {
-    topic: TopicId(Uuid::from_u128(77)),
-    partition: PartitionIndex(3),
-};
-
-/// Small, so that segments roll.
-const CONFIG: LogConfig = LogConfig {
-    segment_bytes_max: 1_000,
-    index_interval_bytes: 200,
-};
-
-fn open(dir: &Path) -> (Log, Recovery) {
-    Log::open(dir, IDENTITY, CONFIG).expect("opens")
-}
-
-fn batch(content: u64, records: u32) -> bytes::Bytes {
-    let mut builder = BatchBuilder::default();
-    for _ in 0..records {
-        builder.push(1, None, Some(&content.to_be_bytes()), &[]);
-    }
-    builder.build(None)
-}
-
-fn append(log: &mut Log, epoch: u32, content: u64, records: u32) {
-    let batch = batch(content, records);
-    log.reserve(batch.len() + 4).expect("room");
-    let end = log.end();
-    log.append_batch(&batch, end, LeaderEpoch(epoch))
-        .expect("stored");
-}
-
-fn flush(log: &mut Log) {
-    let done = log.prepare_flush().run().expect("flushed");
-    log.flushed(done).expect("noted");
-}
-
-/// Every entry: epoch, base, end, content.
-fn entries(log: &Log) -> Vec<(u32, u64, u64, u64)> {
-    let mut all = Vec::new();
-    let mut at = log.start();
-    while let Some(chunk) = log.read(at, 300).expect("readable") {
-        for entry in EntryIter::new(&chunk.bytes) {
-            let entry = entry.expect("sound");
-            let content = entry.batch[entry.batch.len() - 9..entry.batch.len() - 1].try_into();
-            let content = u64::from_be_bytes(content.expect("eight bytes"));
-            let header = entry.header;
-            all.push((
-                header.leader_epoch().0,
-                header.base_offset().0,
-                header.next_offset().0,
-                content,
-            ));
-        }
-        at = chunk.end;
-    }
-    all
-}
 
 #[derive(Clone, Debug)]
 enum Act {
     Append(u32),
     NextEpoch,
-    Truncate(usize),
+    /// A new epoch begins this far above the log's end.
+    Gap(u64),
+    /// Keep this percentage of the entries; cut this far into the gap behind them, in percent.
+    Truncate(usize, u64),
     Flush,
     Reopen,
 }
@@ -79,7 +24,8 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
     let act = prop_oneof![
         6 => (1u32..4).prop_map(Act::Append),
         1 => Just(Act::NextEpoch),
-        2 => (0usize..100).prop_map(Act::Truncate),
+        1 => (1u64..200).prop_map(Act::Gap),
+        2 => (0usize..100, 0u64..=100).prop_map(|(keep, into)| Act::Truncate(keep, into)),
         2 => Just(Act::Flush),
         1 => Just(Act::Reopen),
     ];
@@ -87,7 +33,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
     fn the_log_is_what_was_appended_and_not_cut(acts in acts()) {
@@ -104,11 +50,18 @@ proptest! {
                     model.push((epoch, base, base + u64::from(records), content));
                 }
                 Act::NextEpoch => epoch += 1,
-                Act::Truncate(percent) => {
+                Act::Gap(above) => {
+                    (epoch, content) = (epoch + 1, content + 1);
+                    let base = log.end().0 + above;
+                    append_at(&mut log, epoch, Offset(base), content, 1);
+                    model.push((epoch, base, base + 1, content));
+                }
+                Act::Truncate(percent, into) => {
                     let keep = model.len() * percent / 100;
-                    let to = keep.checked_sub(1).map_or(0, |last| model[last].2);
+                    let end = keep.checked_sub(1).map_or(0, |last| model[last].2);
+                    let next = model.get(keep).map_or(end, |next| next.1);
                     model.truncate(keep);
-                    log.truncate(Offset(to)).expect("cut");
+                    log.truncate(Offset(end + (next - end) * into / 100)).expect("cut");
                     // What replaces it is of a later epoch.
                     epoch += 1;
                 }
@@ -125,22 +78,27 @@ proptest! {
             }
             prop_assert_eq!(&entries(&log), &model);
             prop_assert_eq!(log.end().0, model.last().map_or(0, |last| last.2));
-            let mut epochs: Vec<(u32, u64)> = model.iter().map(|entry| (entry.0, entry.1)).collect();
+            let ends = std::iter::once(0).chain(model.iter().map(|entry| entry.2));
+            let mut epochs: Vec<(u32, u64)> = model.iter().map(|entry| entry.0).zip(ends).collect();
             epochs.dedup_by_key(|run| run.0);
             let found: Vec<(u32, u64)> = log.epochs().iter().map(|run| (run.0.0, run.1.0)).collect();
             prop_assert_eq!(found, epochs);
+            let mut before = 0;
             for (_, base, end, _) in &model {
-                let chunk = log.read(Offset(end - 1), 1).expect("readable").expect("there");
-                prop_assert_eq!(chunk.base.0, *base);
+                // From the gap in front of it, from its first record and from its last.
+                for from in [before, *base, end - 1] {
+                    let chunk = log.read(Offset(from), 1).expect("readable").expect("there");
+                    prop_assert_eq!((chunk.base.0, chunk.end.0), (*base, *end));
+                }
+                before = *end;
             }
+            let by_the_book: Vec<_> = model.iter().map(|entry| (entry.0, entry.1, entry.2)).collect();
+            prop_assert_eq!(read_by_the_book(dir.path()), by_the_book);
+            let report = verify::verify(dir.path()).expect("readable");
+            prop_assert_eq!(report.problems, Vec::<String>::new());
+            prop_assert_eq!(&report.epochs[..], log.epochs());
         }
     }
-}
-
-/// The newest segment file.
-fn newest(dir: &Path) -> std::path::PathBuf {
-    let report = verify::verify(dir).expect("readable");
-    report.segments.last().expect("a segment").0.clone()
 }
 
 #[test]
@@ -387,50 +345,6 @@ fn what_is_cut_can_be_kept_aside_and_the_producers_account_goes_with_it() {
             .count(),
         6
     );
-}
-
-/// Reads a partition's directory by `docs/storage.md` alone: no type of the crate is used.
-fn read_by_the_book(dir: &Path) -> Vec<(u32, u64, u64)> {
-    let number = |bytes: &[u8]| bytes.iter().fold(0u64, |n, byte| n << 8 | u64::from(*byte));
-    let mut files: Vec<_> = std::fs::read_dir(dir)
-        .expect("listed")
-        .map(|file| file.expect("file").path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
-        .collect();
-    files.sort();
-    let mut entries = Vec::new();
-    let mut log_end = None;
-    for path in files {
-        let bytes = std::fs::read(path).expect("read");
-        assert_eq!(&bytes[..8], b"BATONSEG");
-        let (base, prev_end) = (number(&bytes[40..48]), number(&bytes[48..56]));
-        if prev_end != log_end.unwrap_or(base) {
-            break;
-        }
-        let mut end = log_end.unwrap_or(base);
-        let sealed = number(&bytes[64..72]) as usize;
-        let is_sealed =
-            sealed >= 128 && crc32fast::hash(&bytes[64..72]) as u64 == number(&bytes[72..76]);
-        let limit = if is_sealed { sealed } else { bytes.len() };
-        let mut at = 128;
-        while at + 65 <= limit {
-            let length = number(&bytes[at + 12..at + 16]) as usize;
-            let next = at + 4 + 12 + length;
-            if length == 0
-                || next > limit
-                || number(&bytes[at..at + 4]) != u64::from(crc32fast::hash(&bytes[at + 4..next]))
-            {
-                break;
-            }
-            let batch = &bytes[at + 4..next];
-            let first = number(&batch[..8]);
-            end = first + number(&batch[23..27]) + 1;
-            entries.push((number(&batch[12..16]) as u32, first, end));
-            at = next;
-        }
-        log_end = Some(end);
-    }
-    entries
 }
 
 #[test]

@@ -1,0 +1,121 @@
+//! What the tests of the log share.
+
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::path::Path;
+
+use baton_protocol::batch::{BatchBuilder, EntryIter};
+use baton_protocol::ids::{LeaderEpoch, Offset, PartitionIndex, TopicId};
+use baton_storage::{Log, LogConfig, LogIdentity, Recovery, verify};
+use uuid::Uuid;
+
+pub const IDENTITY: LogIdentity = LogIdentity {
+    topic: TopicId(Uuid::from_u128(77)),
+    partition: PartitionIndex(3),
+};
+
+/// Small, so that segments roll.
+pub const CONFIG: LogConfig = LogConfig {
+    segment_bytes_max: 1_000,
+    index_interval_bytes: 200,
+};
+
+pub fn open(dir: &Path) -> (Log, Recovery) {
+    Log::open(dir, IDENTITY, CONFIG).expect("opens")
+}
+
+pub fn batch(content: u64, records: u32) -> bytes::Bytes {
+    let mut builder = BatchBuilder::default();
+    for _ in 0..records {
+        builder.push(1, None, Some(&content.to_be_bytes()), &[]);
+    }
+    builder.build(None)
+}
+
+pub fn append(log: &mut Log, epoch: u32, content: u64, records: u32) {
+    append_at(log, epoch, log.end(), content, records);
+}
+
+pub fn append_at(log: &mut Log, epoch: u32, base: Offset, content: u64, records: u32) {
+    let batch = batch(content, records);
+    log.reserve(batch.len() + 4).expect("room");
+    log.append_batch(&batch, base, LeaderEpoch(epoch))
+        .expect("stored");
+}
+
+pub fn flush(log: &mut Log) {
+    let done = log.prepare_flush().run().expect("flushed");
+    log.flushed(done).expect("noted");
+}
+
+/// Every entry: epoch, base, end, content.
+pub fn entries(log: &Log) -> Vec<(u32, u64, u64, u64)> {
+    let mut all = Vec::new();
+    let mut at = log.start();
+    while let Some(chunk) = log.read(at, 300).expect("readable") {
+        for entry in EntryIter::new(&chunk.bytes) {
+            let entry = entry.expect("sound");
+            let content = entry.batch[entry.batch.len() - 9..entry.batch.len() - 1].try_into();
+            let content = u64::from_be_bytes(content.expect("eight bytes"));
+            let header = entry.header;
+            all.push((
+                header.leader_epoch().0,
+                header.base_offset().0,
+                header.next_offset().0,
+                content,
+            ));
+        }
+        at = chunk.end;
+    }
+    all
+}
+
+/// The newest segment file.
+pub fn newest(dir: &Path) -> std::path::PathBuf {
+    let report = verify::verify(dir).expect("readable");
+    report.segments.last().expect("a segment").0.clone()
+}
+
+/// Reads a partition's directory by `docs/storage.md` alone: no type of the crate is used.
+pub fn read_by_the_book(dir: &Path) -> Vec<(u32, u64, u64)> {
+    let number = |bytes: &[u8]| bytes.iter().fold(0u64, |n, byte| n << 8 | u64::from(*byte));
+    let mut files: Vec<_> = std::fs::read_dir(dir)
+        .expect("listed")
+        .map(|file| file.expect("file").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
+        .collect();
+    files.sort();
+    let mut entries = Vec::new();
+    let mut log_end = None;
+    for path in files {
+        let bytes = std::fs::read(path).expect("read");
+        assert_eq!(&bytes[..8], b"BATONSEG");
+        let (base, prev_end) = (number(&bytes[40..48]), number(&bytes[48..56]));
+        if prev_end != log_end.unwrap_or(base) {
+            break;
+        }
+        let mut end = log_end.unwrap_or(base);
+        let sealed = number(&bytes[64..72]) as usize;
+        let is_sealed =
+            sealed >= 128 && crc32fast::hash(&bytes[64..72]) as u64 == number(&bytes[72..76]);
+        let limit = if is_sealed { sealed } else { bytes.len() };
+        let mut at = 128;
+        while at + 65 <= limit {
+            let length = number(&bytes[at + 12..at + 16]) as usize;
+            let next = at + 4 + 12 + length;
+            if length == 0
+                || next > limit
+                || number(&bytes[at..at + 4]) != u64::from(crc32fast::hash(&bytes[at + 4..next]))
+            {
+                break;
+            }
+            let batch = &bytes[at + 4..next];
+            let first = number(&batch[..8]);
+            end = first + number(&batch[23..27]) + 1;
+            entries.push((number(&batch[12..16]) as u32, first, end));
+            at = next;
+        }
+        log_end = Some(end);
+    }
+    entries
+}
