@@ -279,7 +279,7 @@ impl Log {
         let kept = self.last_entry_below(to)?;
         let end = kept.map_or(self.start, |(_, _, end)| end);
         // First the mark: what is cut is not damage.
-        if self.mark.end() > end {
+        if self.mark.end().is_none_or(|mark| mark > end) {
             self.mark.set(end)?;
             self.mark.sync()?;
         }

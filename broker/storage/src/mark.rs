@@ -24,11 +24,12 @@ pub struct Mark {
     path: PathBuf,
     file: File,
     counter: u64,
-    end: Offset,
+    /// None if no sound slot was found.
+    end: Option<Offset>,
 }
 
 impl Mark {
-    /// Opens the mark in `dir`, or makes one at offset 0.
+    /// Opens the mark in `dir`, or makes an empty one.
     pub fn open(dir: &Path) -> Result<Mark, StorageError> {
         let path = dir.join("durable");
         let file = OpenOptions::new()
@@ -39,12 +40,11 @@ impl Mark {
             .open(&path)
             .context(&path, "open")?;
         let newest = Mark::newest(&file, &path)?;
-        let (counter, end) = newest.unwrap_or((0, Offset::ZERO));
         Ok(Mark {
             path,
             file,
-            counter,
-            end,
+            counter: newest.map_or(0, |(counter, _)| counter),
+            end: newest.map(|(_, end)| end),
         })
     }
 
@@ -65,15 +65,16 @@ impl Mark {
         Ok(bytes.chunks_exact(SLOT).filter_map(decode).max())
     }
 
-    /// How far the log was durable at least.
-    pub fn end(&self) -> Offset {
+    /// How far the log was durable at least; none if that is not known. A log has a mark before it
+    /// has segments: where there are any, one was lost.
+    pub fn end(&self) -> Option<Offset> {
         self.end
     }
 
     /// Writes a new mark.
     pub fn set(&mut self, end: Offset) -> Result<(), StorageError> {
         self.counter += 1;
-        self.end = end;
+        self.end = Some(end);
         let at = (self.counter % 2) * SLOT as u64;
         self.file
             .write_all_at(&encode(self.counter, end), at)

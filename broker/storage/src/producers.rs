@@ -2,14 +2,12 @@
 //! as of][u32 CRC-32 of end and content][content]`. Replaced as a whole; a hint, since the log
 //! itself says all of it.
 
-use std::fs::File;
-use std::io::Write;
 use std::path::Path;
 
 use baton_protocol::ids::Offset;
 
 use crate::error::{IoContext, StorageError};
-use crate::sync_dir;
+use crate::{replace_file, sync_dir};
 
 const MAGIC: [u8; 8] = *b"BTNPROD1";
 const NAME: &str = "producers";
@@ -22,19 +20,13 @@ fn checksum(at: Offset, content: &[u8]) -> u32 {
 }
 
 pub(crate) fn save(dir: &Path, at: Offset, content: &[u8]) -> Result<(), StorageError> {
-    let (path, temporary) = (dir.join(NAME), dir.join("producers.tmp"));
-    let mut file = File::create(&temporary).context(&temporary, "create")?;
     let parts = [
         &MAGIC[..],
         &at.0.to_be_bytes(),
         &checksum(at, content).to_be_bytes(),
         content,
     ];
-    file.write_all(&parts.concat())
-        .context(&temporary, "write")?;
-    file.sync_all().context(&temporary, "flush")?;
-    std::fs::rename(&temporary, &path).context(&path, "replace")?;
-    sync_dir(dir)
+    replace_file(&dir.join(NAME), &parts)
 }
 
 pub(crate) fn load(dir: &Path) -> Option<(Offset, Vec<u8>)> {

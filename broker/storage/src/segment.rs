@@ -90,12 +90,24 @@ impl SegmentHeader {
     pub fn read(path: &Path) -> Result<SegmentHeader, StorageError> {
         let file = File::open(path).context(path, "open")?;
         let mut bytes = [0; SEGMENT_HEADER_BYTES];
-        file.read_exact_at(&mut bytes, 0)
-            .context(path, "read the header")?;
+        match file.read_exact_at(&mut bytes, 0) {
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                return Err(StorageError::corrupt(path, "it is shorter than a header"));
+            }
+            other => other.context(path, "read the header")?,
+        }
         if bytes[0..8] != SEGMENT_MAGIC {
             return Err(StorageError::corrupt(
                 path,
                 "this is no segment file (wrong magic)",
+            ));
+        }
+        // The checksum stands in the same place in every version, so that a flipped bit is not
+        // taken for a newer version.
+        if crc32fast::hash(&bytes[..60]).to_be_bytes() != bytes[60..64] {
+            return Err(StorageError::corrupt(
+                path,
+                "the header's checksum does not match",
             ));
         }
         let found = u16::from_be_bytes([bytes[8], bytes[9]]);
@@ -105,12 +117,6 @@ impl SegmentHeader {
                 found,
                 known: SEGMENT_VERSION,
             });
-        }
-        if crc32fast::hash(&bytes[..60]).to_be_bytes() != bytes[60..64] {
-            return Err(StorageError::corrupt(
-                path,
-                "the header's checksum does not match",
-            ));
         }
         let number = |at: usize| {
             let mut number = [0; 8];

@@ -5,15 +5,16 @@ use std::path::{Path, PathBuf};
 use baton_protocol::batch::{EntryIter, EntryRef};
 use baton_protocol::ids::{LeaderEpoch, Offset};
 
+use crate::damage::DamageNote;
 use crate::error::{IoContext, StorageError};
 use crate::mark::Mark;
-use crate::recovery::{scan, segment_files};
-use crate::segment::{LogIdentity, SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::segment::{LogIdentity, SEGMENT_HEADER_BYTES};
+use crate::survey::{Verdict, survey};
 
 /// What a check of a log found.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// Whose log it is; none for a directory without segments.
+    /// Whose log it is; none for a directory without readable segments.
     pub identity: Option<LogIdentity>,
     /// First offset.
     pub start: Offset,
@@ -30,63 +31,55 @@ pub struct Report {
 }
 
 /// Checks the log in a partition's directory.
+///
+/// # Errors
+/// If a file cannot be read, is of a newer format, or belongs to another partition than the first.
 pub fn verify(dir: &Path) -> Result<Report, StorageError> {
-    let mut report = Report {
-        identity: None,
-        start: Offset::ZERO,
-        end: Offset::ZERO,
-        durable_end: Mark::peek(dir)?,
-        epochs: Vec::new(),
-        segments: Vec::new(),
-        problems: Vec::new(),
-    };
-    for path in segment_files(dir)? {
-        let header = SegmentHeader::read(&path)?;
-        let shown = path.display();
-        match report.identity {
-            None => {
-                report.identity = Some(header.identity);
-                (report.start, report.end) = (header.base, header.base);
-            }
-            Some(identity) if identity != header.identity => {
-                report
-                    .problems
-                    .push(format!("{shown}: belongs to partition {}", header.identity));
-                break;
-            }
-            Some(_) if header.prev_end != report.end => {
-                report.problems.push(format!(
-                    "{shown}: continues offset {}, the log ends at {}; a leftover of an interrupted truncation",
-                    header.prev_end, report.end
+    let mark = Mark::peek(dir)?;
+    let survey = survey(dir, None, usize::MAX, mark)?;
+    let mut problems = Vec::new();
+    let next = survey.files.get(survey.segments.len());
+    match &survey.verdict {
+        Verdict::Whole => {}
+        Verdict::Damaged { damage, .. } => problems.push(damage.to_string()),
+        Verdict::Torn => {
+            if let Some(last) = survey.segments.last() {
+                problems.push(format!(
+                    "{}: byte {}: {}; above what was durable, so the next start cuts it",
+                    last.path.display(),
+                    last.scan.len,
+                    last.scan.bad.as_deref().unwrap_or("a torn tail"),
                 ));
-                break;
             }
-            Some(_) => {}
         }
-        let epoch = report.epochs.last().map_or(LeaderEpoch::NONE, |run| run.0);
-        let scan = scan(&path, &header, epoch, usize::MAX)?;
-        report.epochs.extend_from_slice(&scan.epochs);
-        report.end = scan.end;
-        report.segments.push((path.clone(), scan.len));
-        if let Some(bad) = scan.bad {
-            report
-                .problems
-                .push(format!("{shown}: byte {}: {bad}", scan.len));
-            break;
-        }
+        Verdict::Leftovers => problems.push(format!(
+            "{}: no part of the log, which ends at {}; a leftover of an interrupted truncation, which the next start removes",
+            next.map_or_else(|| dir.display(), |path| path.display()),
+            survey.end,
+        )),
     }
-    if report
-        .durable_end
-        .is_some_and(|durable| durable > report.end)
-    {
-        report
-            .problems
-            .push("entries that had been made durable are missing".into());
+    if let Some(note) = DamageNote::read(dir)? {
+        problems.push(format!("it was damaged before: {note}"));
     }
-    Ok(report)
+    Ok(Report {
+        identity: survey.segments.first().map(|first| first.header.identity),
+        start: survey.start,
+        end: survey.end,
+        durable_end: mark,
+        epochs: survey.epochs,
+        segments: survey
+            .segments
+            .into_iter()
+            .map(|segment| (segment.path, segment.scan.len))
+            .collect(),
+        problems,
+    })
 }
 
 /// Calls `each` for every sound entry of the log in a partition's directory.
+///
+/// # Errors
+/// As [`verify`].
 pub fn walk(dir: &Path, mut each: impl FnMut(&EntryRef<'_>)) -> Result<Report, StorageError> {
     let report = verify(dir)?;
     for (path, len) in &report.segments {

@@ -302,6 +302,8 @@ fn another_partitions_directory_and_a_newer_format_are_refused() {
     let path = newest(dir.path());
     let mut bytes = std::fs::read(&path).expect("read");
     bytes[9] = 9;
+    let crc = crc32fast::hash(&bytes[..60]);
+    bytes[60..64].copy_from_slice(&crc.to_be_bytes());
     std::fs::write(&path, bytes).expect("written");
     let error = Log::open(dir.path(), IDENTITY, CONFIG).expect_err("refused");
     assert!(
