@@ -1,4 +1,4 @@
-//! Baton's log on disk: mapped segments, recovery, truncation, quarantine.
+//! Baton's log on disk: mapped segments, recovery, repair, truncation, quarantine.
 //!
 //! One writer ([`Log`]), many readers ([`LogReader`]); flushes run apart ([`FlushJob`]). Synchronous:
 //! no actor, no socket, no decision about replication. The format is described in
@@ -14,6 +14,7 @@ mod producers;
 pub mod quarantine;
 mod reader;
 mod recovery;
+mod repair;
 mod scan;
 mod segment;
 mod survey;

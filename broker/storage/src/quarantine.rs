@@ -27,11 +27,11 @@ pub fn set_aside(log: &Log, from: Offset, reason: &str) -> Result<PathBuf, Stora
     let (path, temporary) = (dir.join(&name), dir.join(format!("{name}.tmp")));
     let mut file = File::create(&temporary).context(&temporary, "create")?;
     let head = format!(
-        "{{\"format\":1,\"partition\":\"{}\",\"from\":{},\"to\":{},\"last_epoch\":{epoch},\"reason\":\"{}\"}}\n",
+        "{{\"format\":1,\"partition\":\"{}\",\"from\":{},\"to\":{},\"last_epoch\":{epoch},\"reason\":{}}}\n",
         log.identity(),
         from,
         log.end(),
-        reason.escape_default(),
+        json_string(reason),
     );
     file.write_all(head.as_bytes())
         .context(&temporary, "write")?;
@@ -44,6 +44,20 @@ pub fn set_aside(log: &Log, from: Offset, reason: &str) -> Result<PathBuf, Stora
     std::fs::rename(&temporary, &path).context(&path, "name")?;
     sync_dir(&dir)?;
     Ok(path)
+}
+
+/// A text as JSON writes it.
+pub(crate) fn json_string(text: &str) -> String {
+    let mut json = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => json.extend(['\\', c]),
+            c if c.is_control() => json.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => json.push(c),
+        }
+    }
+    json.push('"');
+    json
 }
 
 /// The files in a partition's quarantine, oldest offsets first.

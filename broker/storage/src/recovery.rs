@@ -1,8 +1,8 @@
 //! Making a log of what is found in a directory.
 //!
 //! Every entry is checked. The first bad one ends the log: above the durable mark it is a torn tail,
-//! which nobody was promised, and is cut; below it is damage, which is reported and left as it is.
-//! A truncation that was interrupted is finished.
+//! which nobody was promised, and is cut; below it is damage, which is reported and left to
+//! `repair.rs`. A truncation that was interrupted is finished.
 
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};

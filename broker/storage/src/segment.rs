@@ -151,6 +151,13 @@ fn encode_seal(len: u64) -> [u8; 12] {
     bytes
 }
 
+/// Makes a segment's bytes those of one that is not sealed.
+pub(crate) fn clear_seal(segment: &mut [u8]) {
+    if let Some(seal) = segment.get_mut(SEAL_AT..SEAL_AT + 12) {
+        seal.fill(0);
+    }
+}
+
 /// All zero means not sealed. A slot that is neither zero nor sound was torn while being written:
 /// the sealing had not happened yet.
 fn decode_seal(path: &Path, bytes: &[u8]) -> Result<Option<u64>, StorageError> {

@@ -1,0 +1,417 @@
+//! Making a damaged log fit to be copied anew from a peer.
+//!
+//! What is below the damage stays; the damaged file and all after it are set aside as they are; the
+//! log then ends where it is sound. The work is a list of [`Step`]s, each of which may be cut off
+//! and done again. The note that the log was damaged comes first and outlives the repair; the mark
+//! is lowered last, so that the directory shows its damage until everything else is done: whatever
+//! comes in between, the next start surveys it and makes the remaining steps anew.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use baton_protocol::ids::Offset;
+
+use crate::damage::{Damage, DamageNote};
+use crate::error::{IoContext, StorageError};
+use crate::log::{Log, LogConfig};
+use crate::mark::Mark;
+use crate::quarantine::json_string;
+use crate::recovery::Recovery;
+use crate::segment::{LogIdentity, SEGMENT_HEADER_BYTES, clear_seal};
+use crate::survey::{Survey, Verdict, survey};
+use crate::{producers, replace_file, sync_dir};
+
+impl Log {
+    /// Opens the log in `dir` as [`Log::open`] does; a damaged one is first cut durably just before
+    /// the damage, and what was there from the damage on is set aside in `quarantine/`. The log that
+    /// is returned is sound and takes appends.
+    ///
+    /// The note says that the log lacks what it had made durable: it must not count as a holder of
+    /// that, nor vote with it. It is given again at every opening until [`Log::damage_is_known`].
+    ///
+    /// # Errors
+    /// As [`Log::open`], and if the disk refuses a step of the repair; the next opening goes on from
+    /// there.
+    pub fn open_repaired(
+        dir: &Path,
+        identity: LogIdentity,
+        config: LogConfig,
+    ) -> Result<(Log, Recovery, Option<DamageNote>), StorageError> {
+        let (log, recovery) = Log::open(dir, identity, config)?;
+        let Some(damage) = recovery.damage else {
+            return Ok((log, recovery, DamageNote::read(dir)?));
+        };
+        tracing::error!(partition = %identity, %damage, "the log is damaged; it is cut before the damage and needs a copy from a peer");
+        drop(log);
+        for step in plan(dir, identity)? {
+            step.carry_out(dir)?;
+        }
+        let (log, recovery) = Log::open(dir, identity, config)?;
+        match recovery.damage {
+            None => Ok((log, recovery, DamageNote::read(dir)?)),
+            Some(damage) => Err(StorageError::corrupt(dir, damage.to_string())),
+        }
+    }
+
+    /// Everybody who must know that the log was damaged knows it: the note is removed, durably.
+    ///
+    /// # Errors
+    /// If the note cannot be removed; the damage is then reported again at the next opening.
+    pub fn damage_is_known(&self) -> Result<(), StorageError> {
+        DamageNote::remove(self.dir())
+    }
+}
+
+/// A step of a repair. Each is durable when it has been carried out, and may be carried out again.
+#[derive(Debug)]
+enum Step {
+    /// Put on record that the log was damaged.
+    Note(DamageNote),
+    /// Keep a file as it is.
+    SetAside { file: PathBuf, into: PathBuf },
+    /// Write down what was set aside, and make all of it durable.
+    Describe { into: PathBuf, text: String },
+    /// Remove a file that was set aside from the log.
+    Remove(PathBuf),
+    /// Replace a file that was set aside by its sound beginning.
+    KeepBeginning { file: PathBuf, len: usize },
+    /// What follows from the entries goes with them.
+    ForgetProducers(Offset),
+    /// From here on the log counts as sound.
+    LowerMark(Offset),
+}
+
+/// The steps that are left to repair the log in `dir`; none for a sound one.
+fn plan(dir: &Path, identity: LogIdentity) -> Result<Vec<Step>, StorageError> {
+    let survey = survey(dir, Some(identity), usize::MAX, Mark::peek(dir)?)?;
+    let Verdict::Damaged { damage, .. } = &survey.verdict else {
+        return Ok(Vec::new());
+    };
+    let note = note(dir, damage)?;
+    let into = note.set_aside.clone();
+    let text = format!(
+        "{{\"format\":1,\"partition\":\"{identity}\",\"from\":{},\"to\":{},\"file\":{},\"byte\":{},\"reason\":{}}}\n",
+        note.sound_end,
+        note.durable_end,
+        json_string(&damage.path.to_string_lossy()),
+        damage.position,
+        json_string(&note.detail),
+    );
+    let mut steps = vec![Step::Note(note)];
+    let affected = &survey.files[survey.files_sound()..];
+    steps.extend(affected.iter().map(|file| Step::SetAside {
+        file: file.clone(),
+        into: into.clone(),
+    }));
+    steps.push(Step::Describe { into, text });
+    let beginning = beginning(&survey);
+    for file in affected.iter().rev() {
+        steps.push(match &beginning {
+            Some((partial, len)) if partial == file => Step::KeepBeginning {
+                file: file.clone(),
+                len: *len,
+            },
+            _ => Step::Remove(file.clone()),
+        });
+    }
+    steps.push(Step::ForgetProducers(survey.end));
+    steps.push(Step::LowerMark(survey.end));
+    Ok(steps)
+}
+
+/// The file that stays with its beginning, and how much of it. A first segment stays even without
+/// entries: it says where the log starts.
+fn beginning(survey: &Survey) -> Option<(PathBuf, usize)> {
+    let sound = survey.files_sound();
+    let partial = survey.segments.get(sound)?;
+    let stays = sound == 0 || partial.scan.len > SEGMENT_HEADER_BYTES;
+    stays.then(|| (partial.path.clone(), partial.scan.len))
+}
+
+/// The note of this damage, joined with one that nobody has taken note of yet.
+fn note(dir: &Path, damage: &Damage) -> Result<DamageNote, StorageError> {
+    let file = damage.path.file_name().unwrap_or_default();
+    let fresh = DamageNote {
+        sound_end: damage.sound_end,
+        durable_end: damage.durable_end,
+        detail: format!(
+            "{} at byte {}: {}",
+            file.to_string_lossy(),
+            damage.position,
+            damage.detail
+        ),
+        set_aside: PathBuf::new(),
+    };
+    let joined = match DamageNote::read(dir)? {
+        None => fresh,
+        // A repair that was cut off: what is found now is what it left.
+        Some(earlier)
+            if earlier.sound_end == fresh.sound_end && earlier.durable_end >= fresh.durable_end =>
+        {
+            earlier
+        }
+        Some(earlier) => DamageNote {
+            sound_end: earlier.sound_end.min(fresh.sound_end),
+            durable_end: earlier.durable_end.max(fresh.durable_end),
+            detail: format!("{}; then {}", earlier.detail, fresh.detail),
+            set_aside: earlier.set_aside,
+        },
+    };
+    if joined
+        .set_aside
+        .extension()
+        .is_some_and(|end| end == "damaged")
+    {
+        return Ok(joined);
+    }
+    let name = |n: u32| {
+        let (from, to) = (joined.sound_end.0, joined.durable_end.0);
+        let name = format!("{from:020}-{to:020}-{n}.damaged");
+        dir.join("quarantine").join(name)
+    };
+    let set_aside = (1..).map(name).find(|path| !path.exists());
+    Ok(DamageNote {
+        set_aside: set_aside.unwrap_or_else(|| name(0)),
+        ..joined
+    })
+}
+
+impl Step {
+    fn carry_out(&self, dir: &Path) -> Result<(), StorageError> {
+        match self {
+            Step::Note(note) => note.write(dir),
+            Step::SetAside { file, into } => set_aside(file, into),
+            Step::Describe { into, text } => {
+                std::fs::create_dir_all(into).context(into, "create")?;
+                replace_file(&into.join("note"), &[text.as_bytes()])?;
+                into.parent().map_or(Ok(()), sync_dir)?;
+                sync_dir(dir)
+            }
+            Step::Remove(file) => {
+                std::fs::remove_file(file).context(file, "remove")?;
+                sync_dir(dir)
+            }
+            Step::KeepBeginning { file, len } => {
+                let mut bytes = vec![0; *len];
+                let mut old = File::open(file).context(file, "open")?;
+                old.read_exact(&mut bytes).context(file, "read")?;
+                // It was sealed further on, if at all.
+                clear_seal(&mut bytes);
+                replace_file(file, &[&bytes])
+            }
+            Step::ForgetProducers(end) => producers::forget_after(dir, *end),
+            Step::LowerMark(end) => {
+                let mut mark = Mark::open(dir)?;
+                mark.set(*end)?;
+                mark.sync()
+            }
+        }
+    }
+}
+
+/// Gives a file a second name in `into`, so that it stays as it is when the log lets go of it. Where
+/// the file system knows no second names, a copy is made.
+fn set_aside(file: &Path, into: &Path) -> Result<(), StorageError> {
+    std::fs::create_dir_all(into).context(into, "create")?;
+    File::open(file)
+        .and_then(|opened| opened.sync_all())
+        .context(file, "flush")?;
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    for n in 0u32.. {
+        // Not `.log`: it is no segment of any log any more.
+        let target = into.join(format!("{name}.{n}"));
+        // It is there if the repair was cut off after this step; or with other damage of this file.
+        if target.exists() {
+            if is_same(file, &target)? {
+                return sync_dir(into);
+            }
+            continue;
+        }
+        if std::fs::hard_link(file, &target).is_ok() {
+            return sync_dir(into);
+        }
+        let bytes = std::fs::read(file).context(file, "read")?;
+        return replace_file(&target, &[&bytes]);
+    }
+    Ok(())
+}
+
+fn is_same(a: &Path, b: &Path) -> Result<bool, StorageError> {
+    let a = std::fs::metadata(a).context(a, "stat")?;
+    let b = std::fs::metadata(b).context(b, "stat")?;
+    Ok((a.dev(), a.ino()) == (b.dev(), b.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use baton_protocol::batch::BatchBuilder;
+    use baton_protocol::ids::{LeaderEpoch, PartitionIndex, TopicId};
+
+    use super::*;
+
+    const IDENTITY: LogIdentity = LogIdentity {
+        topic: TopicId(uuid::Uuid::from_u128(5)),
+        partition: PartitionIndex(1),
+    };
+
+    const CONFIG: LogConfig = LogConfig {
+        segment_bytes_max: 600,
+        index_interval_bytes: 200,
+    };
+
+    fn append(log: &mut Log, base: Offset) {
+        let mut builder = BatchBuilder::default();
+        builder.push(1, None, Some(b"content"), &[]);
+        let batch = builder.build(None);
+        log.reserve(batch.len() + 4).expect("room");
+        log.append_batch(&batch, base, LeaderEpoch(1))
+            .expect("stored");
+    }
+
+    /// A log with a dozen entries, a gap among them, in several segments, of which the one with
+    /// this number is broken by `harm`.
+    fn damaged(dir: &Path, segment: usize, harm: impl Fn(&Path)) -> Vec<PathBuf> {
+        let (mut log, _) = Log::open(dir, IDENTITY, CONFIG).expect("opens");
+        for i in 0..12 {
+            let gap = if i == 4 { 50 } else { 0 };
+            let base = log.end().plus(gap);
+            append(&mut log, base);
+        }
+        log.save_producers(b"account").expect("kept");
+        log.close().expect("closed");
+        let files = crate::survey::segment_files(dir).expect("listed");
+        assert!(files.len() >= 3);
+        harm(&files[segment]);
+        files
+    }
+
+    fn flip(at: usize) -> impl Fn(&Path) {
+        move |path| {
+            let mut bytes = std::fs::read(path).expect("read");
+            bytes[at] ^= 2;
+            std::fs::write(path, bytes).expect("written");
+        }
+    }
+
+    fn remove(path: &Path) {
+        std::fs::remove_file(path).expect("removed");
+    }
+
+    type State = (Vec<(PathBuf, Vec<u8>)>, Option<Offset>, Vec<Vec<u8>>);
+
+    /// The segments and the bytes of the log in them, the mark, and what is set aside.
+    fn state(dir: &Path) -> State {
+        let survey = survey(dir, None, 100, Mark::peek(dir).expect("mark")).expect("surveyed");
+        assert!(matches!(survey.verdict, Verdict::Whole));
+        let segments = survey.segments.iter().map(|segment| {
+            let mut bytes = std::fs::read(&segment.path).expect("read");
+            bytes.truncate(segment.scan.len);
+            let name = segment.path.strip_prefix(dir).expect("within");
+            (name.to_owned(), bytes)
+        });
+        let note = DamageNote::read(dir).expect("readable").expect("noted");
+        let mut kept: Vec<_> = std::fs::read_dir(&note.set_aside)
+            .expect("listed")
+            .map(|file| file.expect("file").path())
+            .filter(|path| path.file_name() != Some("note".as_ref()))
+            .collect();
+        kept.sort();
+        let kept = kept
+            .iter()
+            .map(|path| std::fs::read(path).expect("read"))
+            .collect();
+        (segments.collect(), Mark::peek(dir).expect("mark"), kept)
+    }
+
+    type Harm = Box<dyn Fn(&Path)>;
+
+    #[test]
+    fn a_repair_that_is_cut_off_anywhere_ends_the_same_at_the_next_start() {
+        let harms: [(usize, fn() -> Harm); 5] = [
+            (1, || Box::new(flip(200))),
+            (1, || Box::new(flip(3))),
+            (0, || Box::new(flip(150))),
+            (1, || Box::new(remove)),
+            (2, || Box::new(remove)),
+        ];
+        for (segment, harm) in harms {
+            let uncut = tempfile::tempdir().expect("dir");
+            damaged(uncut.path(), segment, harm());
+            let steps = plan(uncut.path(), IDENTITY).expect("planned").len();
+            let (log, _, note) =
+                Log::open_repaired(uncut.path(), IDENTITY, CONFIG).expect("repaired");
+            let (end, note) = (log.end(), note.expect("noted"));
+            assert_eq!(note.sound_end, end);
+            drop(log);
+            let expected = state(uncut.path());
+            for done in 0..=steps {
+                let dir = tempfile::tempdir().expect("dir");
+                damaged(dir.path(), segment, harm());
+                let plan = plan(dir.path(), IDENTITY).expect("planned");
+                for step in plan.iter().take(done) {
+                    step.carry_out(dir.path()).expect("carried out");
+                }
+                // One step may have been begun: a file that was to replace another is lying about.
+                std::fs::write(dir.path().join("damaged.tmp"), b"torn").expect("written");
+                let (_, before) = Log::open(dir.path(), IDENTITY, CONFIG).expect("opens");
+                assert!(
+                    before.damage.is_some() || done == steps,
+                    "after {done} steps the damage shows"
+                );
+                let (log, _, again) =
+                    Log::open_repaired(dir.path(), IDENTITY, CONFIG).expect("repaired");
+                let again = again.expect("noted");
+                assert_eq!(
+                    (again.sound_end, again.durable_end),
+                    (end, note.durable_end)
+                );
+                assert_eq!((log.end(), log.load_producers()), (end, None));
+                drop(log);
+                assert_eq!(state(dir.path()), expected, "after {done} steps");
+            }
+        }
+    }
+
+    #[test]
+    fn each_step_may_be_carried_out_twice() {
+        let dir = tempfile::tempdir().expect("dir");
+        damaged(dir.path(), 1, flip(200));
+        for step in plan(dir.path(), IDENTITY).expect("planned") {
+            step.carry_out(dir.path()).expect("carried out");
+            if !matches!(step, Step::Remove(_)) {
+                step.carry_out(dir.path()).expect("carried out again");
+            }
+        }
+        let (log, recovery, _) =
+            Log::open_repaired(dir.path(), IDENTITY, CONFIG).expect("repaired");
+        assert_eq!(recovery.damage, None);
+        drop(log);
+        assert!(plan(dir.path(), IDENTITY).expect("planned").is_empty());
+    }
+
+    #[test]
+    fn damage_that_comes_before_the_first_is_known_of_is_joined_to_it() {
+        let dir = tempfile::tempdir().expect("dir");
+        let files = damaged(dir.path(), 2, flip(200));
+        let (log, _, first) = Log::open_repaired(dir.path(), IDENTITY, CONFIG).expect("repaired");
+        let first = first.expect("noted");
+        drop(log);
+        flip(200)(&files[1]);
+        let (log, _, both) = Log::open_repaired(dir.path(), IDENTITY, CONFIG).expect("repaired");
+        let both = both.expect("noted");
+        assert_eq!(both.sound_end, log.end());
+        assert!(both.sound_end < first.sound_end);
+        assert_eq!(both.durable_end, first.durable_end);
+        assert_eq!(both.set_aside, first.set_aside);
+        assert!(both.detail.starts_with(&first.detail), "{both}");
+        // What was set aside first is still there, though the file has been set aside again.
+        assert!(state(dir.path()).2.len() > files.len() - 2);
+        log.damage_is_known().expect("removed");
+        drop(log);
+        flip(200)(&files[0]);
+        let (_, _, later) = Log::open_repaired(dir.path(), IDENTITY, CONFIG).expect("repaired");
+        assert_ne!(later.expect("noted").set_aside, first.set_aside);
+    }
+}
