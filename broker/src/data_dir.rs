@@ -2,21 +2,27 @@
 //!
 //! `lock` (held by the running process), `directory-id` (born with the directory), `broker-id` and
 //! `cluster-id` (so that a directory is never used for another broker or cluster), `failed` (left
-//! by a process that could not trust its disk any more).
+//! by a process that could not trust its disk any more). What earlier processes left about their
+//! lives is in `past.rs`.
+
+mod past;
 
 use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use baton_protocol::ids::{BrokerId, ClusterId, DirectoryId};
+use baton_protocol::ids::{BrokerEpoch, BrokerId, ClusterId, DirectoryId};
 use uuid::Uuid;
+
+use self::past::Past;
 
 /// A data directory that this process holds.
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
     directory: DirectoryId,
+    past: Past,
     _lock: File,
 }
 
@@ -49,6 +55,9 @@ impl DataDir {
                 path.display()
             );
         }
+        // A directory gets its identity only after the boot is noted: one that has an identity but
+        // no boot has been run in.
+        let past = Past::begin(path, path.join("directory-id").exists())?;
         let directory = keep(path, "directory-id", || Uuid::new_v4().to_string())?;
         let directory = directory
             .parse()
@@ -56,6 +65,7 @@ impl DataDir {
         Ok(DataDir {
             path: path.to_owned(),
             directory,
+            past,
             _lock: lock,
         })
     }
@@ -68,6 +78,47 @@ impl DataDir {
     /// Its identity.
     pub fn directory(&self) -> DirectoryId {
         self.directory
+    }
+
+    /// The last life that the broker was given on this disk; none if it never was given one here.
+    ///
+    /// # Errors
+    /// If the file cannot be read or is damaged; the text says what to do.
+    pub fn last_life(&self) -> anyhow::Result<Option<BrokerEpoch>> {
+        past::last_life(&self.path)
+    }
+
+    /// Keeps the life that the broker was given, durably.
+    ///
+    /// # Errors
+    /// If the file cannot be written; the one before it is still there.
+    pub fn remember_life(&self, epoch: BrokerEpoch) -> anyhow::Result<()> {
+        past::remember_life(&self.path, epoch)
+    }
+
+    /// Whether the machine has gone down since an earlier process ran here, or may have, and that
+    /// process did not end in good order: what it had not flushed may be lost. Found again at every
+    /// start until [`DataDir::restart_is_known`].
+    pub fn machine_restarted_uncleanly(&self) -> bool {
+        self.past.restarted_uncleanly()
+    }
+
+    /// The metadata knows that the machine restarted uncleanly.
+    ///
+    /// # Errors
+    /// If the boot cannot be noted; the restart is then found again at the next start.
+    pub fn restart_is_known(&self) -> anyhow::Result<()> {
+        self.past.settle(&self.path)
+    }
+
+    /// Notes, durably, that this process ends in good order: to be called once all logs have been
+    /// closed with success, and nothing is written any more. Does nothing while an unclean restart
+    /// is not known, which it would hide.
+    ///
+    /// # Errors
+    /// If the marker cannot be written; the end then counts as unclean.
+    pub fn note_clean_end(&self) -> anyhow::Result<()> {
+        self.past.note_clean_end(&self.path)
     }
 
     /// Whether an earlier process left it because it could not trust the disk.
@@ -121,4 +172,41 @@ fn keep(dir: &Path, name: &str, fresh: impl FnOnce() -> String) -> anyhow::Resul
     };
     write().with_context(|| format!("cannot write {}", path.display()))?;
     Ok(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(path: &Path) -> DataDir {
+        DataDir::open(path, BrokerId(1)).expect("opened")
+    }
+
+    #[test]
+    fn a_directory_remembers_the_life_and_the_end_of_the_process_before() {
+        let dir = tempfile::tempdir().expect("dir");
+        let first = open(dir.path());
+        assert!(!first.machine_restarted_uncleanly());
+        assert_eq!(first.last_life().expect("readable"), None);
+        first.remember_life(BrokerEpoch(9)).expect("kept");
+        first.note_clean_end().expect("noted");
+        assert!(dir.path().join("clean-marker").exists());
+        drop(first);
+        let second = open(dir.path());
+        assert!(!dir.path().join("clean-marker").exists());
+        assert_eq!(second.last_life().expect("readable"), Some(BrokerEpoch(9)));
+    }
+
+    #[test]
+    fn a_directory_without_a_boot_is_one_whose_machine_may_have_gone_down() {
+        let dir = tempfile::tempdir().expect("dir");
+        drop(open(dir.path()));
+        match std::fs::remove_file(dir.path().join("boot-id")) {
+            Err(error) if error.kind() != ErrorKind::NotFound => panic!("{error}"),
+            _ => {}
+        }
+        let found = open(dir.path());
+        assert!(found.machine_restarted_uncleanly());
+        found.restart_is_known().expect("noted");
+    }
 }
