@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use baton_client::{Client, ProducerConfig, Record};
+use baton_client::{Client, ProducerConfig, Record, TopicSettings};
 use baton_protocol::ids::BrokerId;
 use baton_protocol::metadata::{PartitionRecord, TopicRecord};
 use hdrhistogram::Histogram;
@@ -24,7 +24,15 @@ const PARTITIONS: u32 = 3;
 pub async fn measure(client: &Client, cluster: &Cluster, kills: u32) -> anyhow::Result<Vec<Row>> {
     let topic = "failover";
     client
-        .create_topic(topic, Some(PARTITIONS), Some(3), Some(1))
+        .create_topic(
+            topic,
+            TopicSettings {
+                partitions: Some(PARTITIONS),
+                replicas: Some(3),
+                sync_followers: Some(1),
+                ..TopicSettings::default()
+            },
+        )
         .await?;
     let config = ProducerConfig {
         linger: Duration::ZERO,

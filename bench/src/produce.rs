@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use baton_client::{Ack, Client, ProducerConfig, Record};
+use baton_client::{Ack, Client, ProducerConfig, Record, TopicSettings};
 use bytes::Bytes;
 use hdrhistogram::Histogram;
 use serde_json::json;
@@ -29,7 +29,15 @@ pub struct Run {
 async fn fresh_topic(client: &Client, partitions: u32) -> anyhow::Result<String> {
     let name = format!("bench-{}", uuid::Uuid::new_v4());
     client
-        .create_topic(&name, Some(partitions), Some(3), Some(1))
+        .create_topic(
+            &name,
+            TopicSettings {
+                partitions: Some(partitions),
+                replicas: Some(3),
+                sync_followers: Some(1),
+                ..TopicSettings::default()
+            },
+        )
         .await
         .context("the topic")?;
     Ok(name)

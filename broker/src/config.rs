@@ -211,15 +211,6 @@ impl Default for Raft {
     }
 }
 
-/// When stored entries are made durable.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Flush {
-    /// Before a replica acknowledges them.
-    #[default]
-    Ack,
-}
-
 /// `[log]`: logs on disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -230,8 +221,8 @@ pub struct Log {
     /// One entry in about this many bytes is indexed.
     #[serde(with = "bytes")]
     pub index_interval_bytes: usize,
-    /// When stored entries are made durable.
-    pub flush: Flush,
+    /// How often the logs of topics that flush at intervals are made durable, in milliseconds.
+    pub flush_interval_ms: u64,
 }
 
 impl Default for Log {
@@ -239,7 +230,7 @@ impl Default for Log {
         Log {
             segment_bytes_max: 128 << 20,
             index_interval_bytes: 4096,
-            flush: Flush::Ack,
+            flush_interval_ms: 1_000,
         }
     }
 }
@@ -290,17 +281,19 @@ impl Default for Replication {
     }
 }
 
-impl Replication {
+impl Config {
     /// The settings of the replication core.
     pub fn core(&self) -> baton_replication::Config {
+        let replication = &self.replication;
         baton_replication::Config {
-            window_bytes: self.window_bytes as u64,
-            append_bytes_max: self.append_bytes_max as u64,
-            append_wait_ms: self.append_wait_ms,
-            resend_timeout_ms: self.resend_timeout_ms,
-            in_sync_lag_ms: self.in_sync_lag_ms,
-            in_sync_return_ms: self.in_sync_return_ms,
-            change_retry_ms: self.change_retry_ms,
+            window_bytes: replication.window_bytes as u64,
+            append_bytes_max: replication.append_bytes_max as u64,
+            append_wait_ms: replication.append_wait_ms,
+            resend_timeout_ms: replication.resend_timeout_ms,
+            in_sync_lag_ms: replication.in_sync_lag_ms,
+            in_sync_return_ms: replication.in_sync_return_ms,
+            change_retry_ms: replication.change_retry_ms,
+            flush_interval_ms: self.log.flush_interval_ms,
         }
     }
 }

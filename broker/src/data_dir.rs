@@ -142,6 +142,20 @@ pub fn note_failure(path: &Path) {
     }
 }
 
+/// The cluster that the directory belongs to, if it belongs to one already.
+pub fn cluster_of(path: &Path) -> anyhow::Result<Option<ClusterId>> {
+    let path = path.join("cluster-id");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => {
+            let id = text.trim().parse();
+            let id = id.with_context(|| format!("{}: no cluster id", path.display()))?;
+            Ok(Some(id))
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
 /// Binds the directory to a cluster, or refuses one that it does not belong to.
 pub fn bind_to_cluster(path: &Path, cluster: ClusterId) -> anyhow::Result<()> {
     let owner = keep(path, "cluster-id", || cluster.to_string())?;

@@ -8,12 +8,13 @@
 use std::collections::VecDeque;
 
 use baton_protocol::batch::{self, BatchHeader, EntryIter};
+use baton_protocol::client::Acks;
 use baton_protocol::ids::{BrokerId, LeaderEpoch, Offset, Tick};
 use baton_protocol::peer::{Append, ReplicaMessage};
 use baton_replication::Replica;
 use baton_replication::event::{
-    Breach, Committed, Effect, EntryShape, FenceAnswer, Input, Proposal, Refusal, RequestId,
-    SetProposal,
+    Acknowledged, Breach, Effect, EntryShape, FenceAnswer, HandoverProposal, Input, PartitionView,
+    Proposal, Refusal, RequestId, SetProposal,
 };
 use baton_replication::producers::{ProducerStamp, ProducerTable};
 use baton_storage::{Chunk, StorageError};
@@ -44,9 +45,14 @@ pub trait PartitionLog: Send {
     fn flushed(&mut self, done: baton_storage::FlushDone) -> Result<Offset, StorageError>;
     /// Keeps the producers' state, so that a start need not read the whole log for it.
     fn save_producers(&mut self, producers: &ProducerTable) -> Result<(), StorageError>;
+    /// The metadata knows that the log was damaged: that need not be said again at the next start.
+    fn damage_is_known(&mut self) -> Result<(), StorageError>;
     /// Ends the log in good order.
     fn close(&mut self) -> Result<(), StorageError>;
 }
+
+/// Room for a reign's first entry, with some to spare.
+const EPOCH_START_ROOM_BYTES: usize = 512;
 
 /// A flush, ready to be run on another thread.
 pub type FlushWork = Box<dyn FnOnce() -> Result<baton_storage::FlushDone, StorageError> + Send>;
@@ -67,7 +73,7 @@ pub enum Output {
         /// Which request.
         request: RequestId,
         /// With what.
-        result: Result<Committed, ProduceError>,
+        result: Result<Acknowledged, ProduceError>,
     },
     /// A flush to be run elsewhere; its result comes back by [`Driver::flushed`].
     Flush(FlushWork),
@@ -77,6 +83,15 @@ pub enum Output {
     FenceAnswer(FenceAnswer),
     /// The controller is asked for another in-sync set.
     ProposeInSync(SetProposal),
+    /// The controller is asked for room for offsets.
+    AskOffsets {
+        /// The leader's epoch.
+        epoch: LeaderEpoch,
+        /// The limit that is wanted.
+        limit: Offset,
+    },
+    /// The controller is asked to name a successor.
+    ProposeHandover(HandoverProposal),
     /// The lead was taken up or laid down.
     RoleChanged {
         /// The epoch it leads in now, if it does.
@@ -152,6 +167,9 @@ pub struct Driver {
     log: Box<dyn PartitionLog>,
     /// Milliseconds since 1970, as the host last said; stamps epoch-start entries, decides nothing.
     wall_clock_ms: i64,
+    /// Metadata that names this replica leader, kept back while the disk has no room for the entry
+    /// that a reign begins with.
+    kept_back: Option<PartitionView>,
     failed: bool,
 }
 
@@ -169,6 +187,7 @@ impl Driver {
             replica,
             log,
             wall_clock_ms: 0,
+            kept_back: None,
             failed: false,
         }
     }
@@ -189,6 +208,7 @@ impl Driver {
         now: Tick,
         request: RequestId,
         batch: &CheckedBatch,
+        acks: Acks,
         timeout_ms: u32,
         out: &mut Vec<Output>,
     ) {
@@ -207,6 +227,7 @@ impl Driver {
             request,
             records: batch.records,
             producer: batch.producer,
+            acks,
             timeout_ms,
         };
         self.step(
@@ -264,7 +285,46 @@ impl Driver {
 
     /// Takes any input that carries no bytes.
     pub fn input(&mut self, now: Tick, input: Input, out: &mut Vec<Output>) {
-        self.step(now, input, &InHand::Nothing, out);
+        match input {
+            Input::Metadata(view) => self.learn(now, view, out),
+            Input::Tick => {
+                if let Some(view) = self.kept_back.take() {
+                    self.learn(now, view, out);
+                }
+                self.step(now, Input::Tick, &InHand::Nothing, out);
+            }
+            input => self.step(now, input, &InHand::Nothing, out),
+        }
+    }
+
+    /// Takes the metadata's view. A view that would make this replica the leader waits until the
+    /// disk has room for the first entry of the reign: a full disk is a reason not to lead, not a
+    /// reason to distrust the disk.
+    fn learn(&mut self, now: Tick, view: PartitionView, out: &mut Vec<Output>) {
+        self.kept_back = None;
+        if self.replica.would_lead(&view) {
+            match self.log.reserve(EPOCH_START_ROOM_BYTES) {
+                Ok(()) => {}
+                Err(error) if error.is_full() => {
+                    self.kept_back = Some(view);
+                    return;
+                }
+                Err(error) => return self.fail(error, out),
+            }
+        }
+        let was_lossy = self.replica.log().lossy;
+        self.step(now, Input::Metadata(view), &InHand::Nothing, out);
+        if was_lossy && !self.replica.log().lossy {
+            // Kept until the metadata says it: a process that died before that has to say it again.
+            if let Err(error) = self.log.damage_is_known() {
+                tracing::warn!(%error, "the note of a damage cannot be removed; the damage is reported again at the next start");
+            }
+        }
+    }
+
+    /// Whether the lead waits for room on the disk.
+    pub fn waits_for_room(&self) -> bool {
+        self.kept_back.is_some()
     }
 
     /// Takes the result of the flush that was asked for.
@@ -357,6 +417,8 @@ impl Driver {
             }
             Effect::AnswerFence(answer) => out.push(Output::FenceAnswer(answer)),
             Effect::ProposeInSync(proposal) => out.push(Output::ProposeInSync(proposal)),
+            Effect::AskOffsets { epoch, limit } => out.push(Output::AskOffsets { epoch, limit }),
+            Effect::ProposeHandover(proposal) => out.push(Output::ProposeHandover(proposal)),
             Effect::RoleChanged { leading } => out.push(Output::RoleChanged { leading }),
             Effect::Ignored { from, why } => out.push(Output::BadPeer {
                 why: format!("broker {from} sent {why}"),

@@ -11,7 +11,7 @@ use baton_replication::event::PartitionView;
 use baton_replication::producers::{ProducerTable, RememberedBatch};
 use baton_replication::rules::Rules;
 use baton_replication::{LogShape, Replica};
-use baton_storage::{Chunk, Log, LogIdentity, LogReader, StorageError};
+use baton_storage::{Chunk, DamageNote, Log, LogIdentity, LogReader, StorageError};
 
 use crate::config::Config;
 use crate::driver::{Driver, FlushWork, PartitionLog, shape_of};
@@ -25,14 +25,6 @@ pub enum HostingError {
     /// Storage said no.
     #[error(transparent)]
     Storage(#[from] StorageError),
-    /// The log is damaged where it had been acknowledged.
-    #[error("the log in {dir} is damaged below its durable end: {detail}")]
-    Damaged {
-        /// Its directory.
-        dir: PathBuf,
-        /// Where and how.
-        detail: String,
-    },
     /// An entry that storage gave out cannot be read.
     #[error("the log in {dir} holds an unreadable entry: {detail}")]
     Unreadable {
@@ -85,10 +77,12 @@ pub fn directory(data_dir: &Path, partition: TopicPartition) -> PathBuf {
 }
 
 /// Opens a partition's log, makes what is found durable, and rebuilds the state that follows from
-/// it.
+/// it. A damaged log is cut before the damage, and is lossy, as is one that is not there although
+/// it is `expected`: an earlier life of this broker had this replica.
 pub fn open(
     data_dir: &Path,
     partition: TopicPartition,
+    expected: bool,
     config: &Config,
 ) -> Result<OpenedReplica, HostingError> {
     let dir = directory(data_dir, partition);
@@ -96,10 +90,12 @@ pub fn open(
         topic: partition.topic,
         partition: partition.partition,
     };
-    let (log, recovery) = Log::open(&dir, identity, config.log.storage())?;
-    if let Some(damage) = recovery.damage {
-        let detail = damage.to_string();
-        return Err(HostingError::Damaged { dir, detail });
+    if expected {
+        note_if_missing(&dir)?;
+    }
+    let (log, recovery, damage) = Log::open_repaired(&dir, identity, config.log.storage())?;
+    if let Some(damage) = &damage {
+        tracing::error!(%partition, sound_end = %damage.sound_end, durable_end = %damage.durable_end, detail = damage.detail, "this log was damaged; what is missing is copied from another replica");
     }
     if recovery.torn_bytes > 0 {
         tracing::info!(%partition, bytes = recovery.torn_bytes, "a torn tail was cut");
@@ -112,10 +108,37 @@ pub fn open(
         high_watermark: log.start(),
         epochs: EpochHistory::new(log.epochs().to_vec()),
         producers,
+        lossy: damage.is_some(),
     };
     let reader = log.reader();
     let log = StoredLog { log };
     Ok(OpenedReplica { reader, log, shape })
+}
+
+/// Puts on record that a log is not there which should be, before an empty one takes its place and
+/// looks as if it had been empty all the time.
+fn note_if_missing(dir: &Path) -> Result<(), HostingError> {
+    let failed = |source| HostingError::Io {
+        path: dir.to_owned(),
+        source,
+    };
+    let is_missing = match std::fs::read_dir(dir) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,
+        Err(error) => return Err(failed(error)),
+    };
+    if is_missing {
+        std::fs::create_dir_all(dir).map_err(failed)?;
+        let note = DamageNote {
+            sound_end: Offset::ZERO,
+            durable_end: Offset::ZERO,
+            detail: "an earlier life of this broker had this replica, and its log is missing"
+                .into(),
+            set_aside: dir.join("quarantine"),
+        };
+        note.write(dir)?;
+    }
+    Ok(())
 }
 
 /// The producers' state as of the log's end: the newest snapshot, and what the log holds after it.
@@ -268,6 +291,10 @@ impl PartitionLog for StoredLog {
                 Ok(())
             }
         }
+    }
+
+    fn damage_is_known(&mut self) -> Result<(), StorageError> {
+        self.log.damage_is_known()
     }
 
     fn close(&mut self) -> Result<(), StorageError> {

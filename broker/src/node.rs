@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use actix::{Actor, Arbiter, ArbiterHandle, SyncArbiter, System};
 use anyhow::Context;
-use baton_protocol::ids::ClusterId;
+use baton_protocol::ids::{ClusterId, ProcessId};
 use baton_raft::{RaftConfig, RaftNode};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -16,7 +16,7 @@ use crate::actors::control_link::{ControlLink, DiskProgress, Keeper, Registratio
 use crate::actors::controller::Controller;
 use crate::actors::flusher::{FLUSH_THREADS, Flusher};
 use crate::actors::inbound;
-use crate::actors::messages::{CloseAll, Tick};
+use crate::actors::messages::{CloseAll, TimePassed};
 use crate::actors::partition::Surroundings;
 use crate::actors::peer_link::PeerLinks;
 use crate::actors::router::Router;
@@ -25,10 +25,11 @@ use crate::actors::session::Session;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::data_dir::DataDir;
+use crate::failure::Failure;
 use crate::net::listener::listen;
 use crate::producer_ids::ProducerIds;
 use crate::shared::{Known, Shared};
-use crate::{disk_probe, http, os_limits};
+use crate::{data_dir, disk_probe, http, os_limits};
 
 /// How often the replicas are told that time passes.
 const TICK: Duration = Duration::from_millis(50);
@@ -46,8 +47,8 @@ pub fn run(config: Config) -> anyhow::Result<()> {
 
 async fn serve(config: Config) -> anyhow::Result<()> {
     let broker = config.broker_id();
-    let data_dir = DataDir::open(&config.broker.data_dir, broker)?;
-    os_limits::check(data_dir.path(), config.limits.connections_max)?;
+    let directory = Arc::new(DataDir::open(&config.broker.data_dir, broker)?);
+    os_limits::check(directory.path(), config.limits.connections_max)?;
     let clients = listen(
         &config.broker.listen,
         "broker.listen",
@@ -68,6 +69,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let (control, reports) = ControlLink::new();
     let shared = Arc::new(Shared {
         broker,
+        bound_to: data_dir::cluster_of(directory.path())?,
         routes: Routes::default(),
         control: control.clone(),
         clock,
@@ -80,14 +82,15 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     });
     let workers = start_workers(&shared);
     let disk = DiskProgress::default();
-    disk_probe::start(data_dir.path(), disk.clone());
+    disk_probe::start(directory.path(), disk.clone());
     let around = Surroundings {
         links: PeerLinks::default(),
         control,
+        failure: Failure::new(directory.path()),
         flusher: SyncArbiter::start(FLUSH_THREADS, || Flusher),
         clock,
     };
-    let router = Router::new(shared.clone(), around, workers.clone()).start();
+    let router = Router::new(shared.clone(), around, directory.clone(), workers.clone()).start();
     let controller_config = baton_controller::core::Config {
         session_timeout_ms: shared.config.cluster.session_timeout_ms,
         fresh_cluster_id: ClusterId(uuid::Uuid::new_v4()),
@@ -102,28 +105,31 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     actix::spawn(accept_clients(clients, shared.clone(), workers));
     actix::spawn(http::serve(web.into_std()?, shared.clone())?);
     let registration = Registration {
-        directory: data_dir.directory(),
+        directory: directory.directory(),
         client_address: shared.config.broker.client_address().to_owned(),
         peer_address: shared.config.broker.peer_address().to_owned(),
-        log_lost: data_dir.has_failed(),
+        log_lost: directory.has_failed(),
+        shown_life: directory.last_life()?,
+        process: ProcessId(uuid::Uuid::new_v4()),
+        unclean_restart: directory.machine_restarted_uncleanly(),
     };
     start_control_link(Keeper::new(
         shared.clone(),
         router.clone(),
         registration,
+        directory.clone(),
         disk,
         reports,
     ))?;
     tracing::info!(broker = %broker, listen = shared.config.broker.listen, "broker started");
-    until_told_to_end(&shared, &data_dir).await?;
+    until_told_to_end().await?;
     tracing::info!("ending");
-    if tokio::time::timeout(CLOSE_TIMEOUT, router.send(CloseAll))
-        .await
-        .is_err()
-    {
-        tracing::warn!(
+    match tokio::time::timeout(CLOSE_TIMEOUT, router.send(CloseAll)).await {
+        Ok(Ok(true)) => directory.note_clean_end()?,
+        Ok(_) => {}
+        Err(_) => tracing::warn!(
             "the replicas did not close in time; their logs are checked at the next start"
-        );
+        ),
     }
     if let Some(raft) = raft {
         raft.shutdown().await;
@@ -163,7 +169,7 @@ fn start_workers(shared: &Arc<Shared>) -> Vec<ArbiterHandle> {
         loop {
             tick.tick().await;
             for hosted in routes.all().values() {
-                hosted.actor.do_send(Tick);
+                hosted.actor.do_send(TimePassed);
             }
         }
     });
@@ -211,28 +217,12 @@ fn start_control_link(keeper: Keeper) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits for a signal. Meanwhile binds the data directory to the cluster, once that is known.
-async fn until_told_to_end(shared: &Arc<Shared>, data_dir: &DataDir) -> anyhow::Result<()> {
+/// Waits for a signal.
+async fn until_told_to_end() -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let mut known = shared.known.subscribe();
-    loop {
-        tokio::select! {
-            _ = interrupt.recv() => return Ok(()),
-            _ = terminate.recv() => return Ok(()),
-            changed = known.changed() => {
-                changed?;
-                let Some(state) = known.borrow_and_update().state.clone() else {
-                    continue;
-                };
-                crate::data_dir::bind_to_cluster(data_dir.path(), state.cluster_id)?;
-                data_dir.failure_is_known()?;
-                // Once is enough: the cluster of a running broker does not change.
-                tokio::select! {
-                    _ = interrupt.recv() => return Ok(()),
-                    _ = terminate.recv() => return Ok(()),
-                }
-            }
-        }
+    tokio::select! {
+        _ = interrupt.recv() => Ok(()),
+        _ = terminate.recv() => Ok(()),
     }
 }

@@ -31,6 +31,8 @@ pub struct Shared {
     pub config: Config,
     /// Its id.
     pub broker: BrokerId,
+    /// The cluster that its data directory belonged to when it started.
+    pub bound_to: Option<ClusterId>,
     /// Its replicas.
     pub routes: Routes,
     /// Its session with the controller.
@@ -64,10 +66,11 @@ impl Shared {
         self.connections.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// The cluster, once it is known.
+    /// The cluster, once it is known: from the data directory, or from the metadata.
     pub fn cluster_id(&self) -> Option<ClusterId> {
         let known = self.known.borrow();
-        known.state.as_ref().map(|state| state.cluster_id)
+        let learned = known.state.as_ref().map(|state| state.cluster_id);
+        learned.or(self.bound_to)
     }
 
     /// This broker in its present life, once it is registered.

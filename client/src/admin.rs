@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use baton_protocol::admin::{AdminRequest, AdminResponse, ClusterStatus};
+use baton_protocol::admin::{AdminRequest, AdminResponse, ClusterStatus, ElectionStatus};
 use baton_protocol::client::{PartitionStatus, RequestBody, ResponseBody};
-use baton_protocol::ids::{MetadataIndex, PartitionIndex, ProducerId, TopicPartition};
-use baton_protocol::metadata::TopicRecord;
+use baton_protocol::ids::{
+    BrokerId, LeaderEpoch, MetadataIndex, PartitionIndex, ProducerId, TopicPartition,
+};
+use baton_protocol::metadata::{ClusterView, Flush, TopicRecord};
 use tokio::time::Instant;
 
 use crate::client::Client;
@@ -13,6 +15,9 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// How long one broker is given for a request before another is asked.
 const ATTEMPT: Duration = Duration::from_secs(3);
+
+/// How long a handover is waited for: longer than a leader pauses for one.
+const HANDOVER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -22,6 +27,23 @@ fn unexpected(answer: &impl std::fmt::Debug) -> Error {
         ErrorKind::Corrupt,
         format!("a request was answered with {answer:?}"),
     )
+}
+
+/// What a topic is made with. What is `None` gets a default that fits the cluster's size.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TopicSettings {
+    /// 1 to 10,000; 1 by default.
+    pub partitions: Option<u32>,
+    /// 1 to the number of brokers that are alive; by default 3, or as many as there are.
+    pub replicas: Option<u32>,
+    /// Followers that must hold a record before it is acknowledged, 0 (asynchronous) to
+    /// `replicas - 1` (synchronous); by default 1, where there is a second replica.
+    pub sync_followers: Option<u32>,
+    /// When records are made durable; by default before they are acknowledged.
+    pub flush: Option<Flush>,
+    /// Whether a leader may be elected by itself although that may lose records; by default only in
+    /// an asynchronous topic.
+    pub unclean_election: Option<bool>,
 }
 
 impl Client {
@@ -57,20 +79,15 @@ impl Client {
         }
     }
 
-    /// Makes a topic, and waits until this client sees it. What is `None` gets a default that fits
-    /// the cluster's size.
-    pub async fn create_topic(
-        &self,
-        name: &str,
-        partitions: Option<u32>,
-        replicas: Option<u32>,
-        sync_followers: Option<u32>,
-    ) -> Result<TopicRecord> {
+    /// Makes a topic, and waits until this client sees it.
+    pub async fn create_topic(&self, name: &str, settings: TopicSettings) -> Result<TopicRecord> {
         let request = AdminRequest::CreateTopic {
             name: name.to_owned(),
-            partitions,
-            replicas,
-            sync_followers,
+            partitions: settings.partitions,
+            replicas: settings.replicas,
+            sync_followers: settings.sync_followers,
+            flush: settings.flush,
+            unclean_election: settings.unclean_election,
         };
         match self.admin(request).await? {
             AdminResponse::TopicCreated { topic, .. } => {
@@ -85,6 +102,77 @@ impl Client {
             }
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// Changes how many followers must hold a record before it is acknowledged: `InvalidState` where
+    /// an in-sync set has too few members at the moment.
+    pub async fn set_sync_followers(&self, topic: &str, sync_followers: u32) -> Result<()> {
+        let request = AdminRequest::SetSyncFollowers {
+            name: topic.to_owned(),
+            sync_followers,
+        };
+        match self.admin(request).await? {
+            AdminResponse::Changed { index } => self.wait_for_index(index).await,
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// How a partition's election stands; `InvalidState` if none is on.
+    pub async fn describe_election(
+        &self,
+        topic: &str,
+        partition: PartitionIndex,
+    ) -> Result<ElectionStatus> {
+        let request = AdminRequest::DescribeElection {
+            topic: topic.to_owned(),
+            partition,
+        };
+        match self.admin(request).await? {
+            AdminResponse::Election(status) => Ok(status),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Ends the election of this epoch, though what only the missing members hold is lost by it.
+    pub async fn elect_unclean(
+        &self,
+        topic: &str,
+        partition: PartitionIndex,
+        epoch: LeaderEpoch,
+    ) -> Result<()> {
+        let request = AdminRequest::ElectUnclean {
+            topic: topic.to_owned(),
+            partition,
+            epoch,
+        };
+        match self.admin(request).await? {
+            AdminResponse::Changed { .. } => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Moves a partition's lead to another member of its in-sync set, and waits until it is there:
+    /// `TimedOut` if it did not come about in time; then the old leader goes on.
+    pub async fn hand_over(
+        &self,
+        topic: &str,
+        partition: PartitionIndex,
+        to: BrokerId,
+    ) -> Result<()> {
+        let request = AdminRequest::HandOver {
+            topic: topic.to_owned(),
+            partition,
+            to,
+        };
+        match self.admin(request).await? {
+            AdminResponse::HandoverBegun => {}
+            other => return Err(unexpected(&other)),
+        }
+        let leads = |view: &ClusterView| {
+            let record = view.topics.get(topic)?.partition(partition)?;
+            (record.leader?.broker == to).then_some(())
+        };
+        self.inner.metadata.wait_for(HANDOVER_TIMEOUT, leads).await
     }
 
     /// Deletes a topic and its data.

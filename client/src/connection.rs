@@ -206,9 +206,9 @@ impl Connection {
     }
 
     /// Sends a request that is not answered.
-    pub fn tell(&self, body: RequestBody) -> Result<()> {
-        let head = encode(&ClientRequest { id: 0, body }, 0)?;
-        let sent = self.inner.out.send((head, Bytes::new()));
+    pub fn tell(&self, body: RequestBody, payload: Bytes) -> Result<()> {
+        let head = encode(&ClientRequest { id: 0, body }, payload.len())?;
+        let sent = self.inner.out.send((head, payload));
         sent.map_err(|_| lost(self.address(), "the connection is lost"))
     }
 

@@ -126,26 +126,35 @@ impl Lane {
                 return;
             };
             let deadline = open.opened_at + self.config.delivery_timeout;
-            let Some((id, epoch)) = self.identity(deadline).await else {
-                self.fail_unsent(open);
-                continue;
+            let state = if self.config.acks == Acks::None {
+                // What is sent once needs no sequence; and one that was lost on its way would make
+                // all that follow it look out of order.
+                None
+            } else {
+                let Some((id, epoch)) = self.identity(deadline).await else {
+                    self.fail_unsent(open);
+                    continue;
+                };
+                Some(self.next_state(id, epoch, open.builder.records()))
             };
-            let records = open.builder.records();
-            let state = ProducerState {
-                id,
-                epoch,
-                sequence: self.next_sequence,
-            };
-            let next = (u64::from(self.next_sequence) + u64::from(records)) % (1 << 31);
-            self.next_sequence = next as u32;
             self.in_flight.push_back(InFlight {
-                batch: open.builder.build(Some(state)),
+                batch: open.builder.build(state),
                 fate: open.fate,
                 room: open.room,
                 deadline,
                 sent: false,
                 answer: None,
             });
+        }
+    }
+
+    fn next_state(&mut self, id: ProducerId, epoch: u16, records: u32) -> ProducerState {
+        let sequence = self.next_sequence;
+        self.next_sequence = ((u64::from(sequence) + u64::from(records)) % (1 << 31)) as u32;
+        ProducerState {
+            id,
+            epoch,
+            sequence,
         }
     }
 
@@ -200,9 +209,12 @@ impl Lane {
         let body = RequestBody::Produce {
             topic: self.partition.topic,
             partition: self.partition.partition,
-            acks: Acks::Committed,
+            acks: self.config.acks,
             timeout_ms: self.config.commit_timeout.as_millis() as u32,
         };
+        if self.config.acks == Acks::None {
+            return self.send_unanswered(&connection, &body);
+        }
         for batch in self
             .in_flight
             .iter_mut()
@@ -215,6 +227,24 @@ impl Lane {
                     self.last_error = Some(error);
                     return self.start_over();
                 }
+            }
+        }
+    }
+
+    /// Sends everything, and takes it for delivered.
+    fn send_unanswered(&mut self, connection: &Connection, body: &RequestBody) {
+        while let Some(batch) = self.in_flight.front() {
+            if let Err(error) = connection.tell(body.clone(), batch.batch.clone()) {
+                self.last_error = Some(error);
+                return self.start_over();
+            }
+            if let Some(batch) = self.in_flight.pop_front() {
+                let metadata = RecordMetadata {
+                    partition: self.partition.partition,
+                    offset: None,
+                    epoch: None,
+                };
+                self.conclude(&batch.fate, batch.room, Ok(metadata));
             }
         }
     }
@@ -336,7 +366,7 @@ impl Lane {
                     let metadata = RecordMetadata {
                         partition: self.partition.partition,
                         offset: base_offset,
-                        epoch,
+                        epoch: Some(epoch),
                     };
                     self.conclude(&batch.fate, batch.room, Ok(metadata));
                 }

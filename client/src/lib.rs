@@ -1,19 +1,21 @@
 //! The client of Baton, a replicated message log.
 //!
 //! ```no_run
-//! use baton_client::{Client, ClientConfig, ProducerConfig, ReaderConfig, Record};
+//! use baton_client::{
+//!     Client, ClientConfig, ProducerConfig, ReaderConfig, Record, TopicSettings,
+//! };
 //!
 //! # async fn example() -> baton_client::Result<()> {
 //! let config = ClientConfig::new(vec!["127.0.0.1:7401".to_owned()]);
 //! let client = Client::connect(config).await?;
-//! client.create_topic("events", Some(3), None, None).await?;
+//! client.create_topic("events", TopicSettings::default()).await?;
 //!
 //! // The first await is room in the buffer, the second the acknowledgement: the leader and enough
 //! // followers hold the record.
 //! let producer = client.producer("events", ProducerConfig::default()).await?;
 //! let ack = producer.send(Record::value("hello").key("greeting")).await?;
 //! let at = ack.wait().await?;
-//! println!("stored in partition {} at offset {}", at.partition, at.offset);
+//! println!("stored in partition {} at offset {:?}", at.partition, at.offset);
 //!
 //! // Records are pushed, not polled.
 //! let mut reader = client.reader("events", ReaderConfig::default()).await?;
@@ -40,6 +42,9 @@ mod producer;
 mod reader;
 mod record;
 
+pub use admin::TopicSettings;
+pub use baton_protocol::client::Acks;
+pub use baton_protocol::metadata::Flush;
 pub use client::{Client, ClientConfig};
 pub use error::{Error, ErrorKind, Result};
 pub use producer::{Ack, Producer, ProducerConfig};

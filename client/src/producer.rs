@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use baton_protocol::batch::{BATCH_HEADER_BYTES, BatchBuilder, Header};
+use baton_protocol::client::Acks;
 use baton_protocol::ids::{PartitionIndex, TopicPartition};
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
@@ -27,10 +28,13 @@ pub struct ProducerConfig {
     pub delivery_timeout: Duration,
     /// How long an acknowledgement may take on the broker's side before it is asked again.
     pub commit_timeout: Duration,
+    /// How firmly a record must be stored before it is acknowledged. With `Acks::None` it counts as
+    /// acknowledged when it is sent: nothing is ever repeated, and no loss is noticed.
+    pub acks: Acks,
 }
 
 impl Default for ProducerConfig {
-    /// 128 KiB, 5 ms, 32 MiB, 120 s, 5 s.
+    /// 128 KiB, 5 ms, 32 MiB, 120 s, 5 s, `Acks::Committed`.
     fn default() -> Self {
         ProducerConfig {
             batch_bytes: 128 << 10,
@@ -38,6 +42,7 @@ impl Default for ProducerConfig {
             buffer_bytes_max: 32 << 20,
             delivery_timeout: Duration::from_secs(120),
             commit_timeout: Duration::from_secs(5),
+            acks: Acks::Committed,
         }
     }
 }
@@ -81,7 +86,8 @@ impl Ack {
     /// Waits for the broker's word.
     pub async fn wait(self) -> Result<RecordMetadata> {
         let mut metadata = self.fate.wait().await?;
-        metadata.offset = metadata.offset.plus(u64::from(self.index));
+        let index = u64::from(self.index);
+        metadata.offset = metadata.offset.map(|offset| offset.plus(index));
         Ok(metadata)
     }
 }

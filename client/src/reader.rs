@@ -260,10 +260,11 @@ impl Follower {
                 if self.chunks.send(Ok(chunk)).await.is_err() {
                     return Ok(false);
                 }
-                connection.tell(RequestBody::Credit {
+                let credit = RequestBody::Credit {
                     subscription: SUBSCRIPTION,
                     bytes,
-                })?;
+                };
+                connection.tell(credit, Bytes::new())?;
                 Ok(true)
             }
             ServerMessage::SubscriptionEnded { error, .. } => Err(error.into()),

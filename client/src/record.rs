@@ -47,10 +47,11 @@ impl Record {
 pub struct RecordMetadata {
     /// The partition.
     pub partition: PartitionIndex,
-    /// The offset.
-    pub offset: Offset,
-    /// The leader epoch it was appended in.
-    pub epoch: LeaderEpoch,
+    /// The offset; none with `Acks::Leader` or `Acks::None` (but in an asynchronous topic): what is
+    /// not committed yet may still be discarded, and its offset given to another record.
+    pub offset: Option<Offset>,
+    /// The leader epoch it was appended in; none with `Acks::None`.
+    pub epoch: Option<LeaderEpoch>,
 }
 
 /// A record that was read.

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{BrokerId, LeaderEpoch, MetadataIndex, PartitionIndex, TopicId};
+use crate::ids::{BrokerId, LeaderEpoch, MetadataIndex, Offset, PartitionIndex, TopicId};
+use crate::metadata::Flush;
 
 /// Longest name of a topic, in bytes.
 pub const TOPIC_NAME_BYTES_MAX: usize = 249;
@@ -26,6 +27,47 @@ pub enum AdminRequest {
         replicas: Option<u32>,
         /// 0 to `replicas - 1`.
         sync_followers: Option<u32>,
+        /// When entries are made durable; before they are acknowledged, if not said.
+        #[serde(default)]
+        flush: Option<Flush>,
+        /// Whether leaders may be elected by themselves although that may lose entries; if not
+        /// said, only in an asynchronous topic (`sync_followers` = 0).
+        #[serde(default)]
+        unclean_election: Option<bool>,
+    },
+    /// Changes how many followers must hold an entry before it is acknowledged.
+    SetSyncFollowers {
+        /// The topic's name.
+        name: String,
+        /// 0 to `replicas - 1`, and less than every partition's in-sync set has members.
+        sync_followers: u32,
+    },
+    /// Asks how a partition's election stands. What it answers is needed to hold an unclean one.
+    DescribeElection {
+        /// The topic's name.
+        topic: String,
+        /// The partition.
+        partition: PartitionIndex,
+    },
+    /// Ends an election that waits for too few answers: the best log that answered wins, and what
+    /// only others held is lost (they keep it in quarantine when they return).
+    ElectUnclean {
+        /// The topic's name.
+        topic: String,
+        /// The partition.
+        partition: PartitionIndex,
+        /// The election, as it was described: another one is not meant.
+        epoch: LeaderEpoch,
+    },
+    /// Moves a partition's lead to another member of its in-sync set, without losing or refusing
+    /// anything.
+    HandOver {
+        /// The topic's name.
+        topic: String,
+        /// The partition.
+        partition: PartitionIndex,
+        /// The broker that shall lead.
+        to: BrokerId,
     },
     /// Deletes a topic and its data.
     DeleteTopic {
@@ -62,6 +104,15 @@ pub enum AdminResponse {
         /// Where in the metadata log.
         index: MetadataIndex,
     },
+    /// A change was made, from this position of the metadata log on.
+    Changed {
+        /// Where in the metadata log.
+        index: MetadataIndex,
+    },
+    /// The leader was told to hand over; the metadata will show it.
+    HandoverBegun,
+    /// How an election stands.
+    Election(ElectionStatus),
     /// The cluster's health.
     ClusterStatus(ClusterStatus),
     /// Producer ids `first .. first + count`.
@@ -86,6 +137,30 @@ pub struct ClusterStatus {
     pub troubles: Vec<PartitionTrouble>,
     /// Number of all partitions.
     pub partitions: u32,
+}
+
+/// How a partition's election stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ElectionStatus {
+    /// The epoch it began.
+    pub epoch: LeaderEpoch,
+    /// Answers of members free of suspicion that are needed to lose nothing.
+    pub needed: u32,
+    /// The in-sync set, with what each member answered.
+    pub members: Vec<ElectionMember>,
+    /// The member that would win now, if the election had to end; none if nobody answered.
+    pub candidate: Option<BrokerId>,
+}
+
+/// A member of the in-sync set in an election.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ElectionMember {
+    /// Its broker.
+    pub broker: BrokerId,
+    /// It may have lost what it acknowledged, so its answer does not count.
+    pub suspect: bool,
+    /// The last epoch and the end of its log, if it answered.
+    pub log: Option<(LeaderEpoch, Offset)>,
 }
 
 /// A partition that is not as it should be.

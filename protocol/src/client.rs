@@ -2,7 +2,7 @@
 //!
 //! A frame's header is one [`ClientRequest`] or [`ServerMessage`]; record batches are the frame's
 //! payload and never pass through serde. Requests on a connection may be pipelined; answers carry
-//! the request's id, and those of one partition come in the order of the requests.
+//! the request's id, and those of one partition and one [`Acks`] come in the order of the requests.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +18,12 @@ pub const CLIENT_PROTOCOL_VERSION: u16 = 1;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Acks {
+    /// Not answered.
+    None,
+    /// Answered once the leader has stored the entry, as durably as the topic's flush setting
+    /// says. The next failover may still discard it, so unless `sync_followers` is 0 the answer
+    /// carries no offset.
+    Leader,
     /// Answered once the entry is committed: the leader and `sync_followers` followers hold it.
     #[default]
     Committed,
@@ -56,7 +62,8 @@ pub enum RequestBody {
     WatchMetadata,
     /// Asks for an id for an idempotent producer.
     InitProducer,
-    /// Stores one record batch: the frame's payload.
+    /// Stores one record batch: the frame's payload. Answered by [`ResponseBody::Produced`], or
+    /// not at all with [`Acks::None`].
     Produce {
         /// The topic.
         topic: TopicId,
@@ -157,10 +164,10 @@ pub enum ResponseBody {
         /// Its epoch.
         producer_epoch: u16,
     },
-    /// To `Produce`: committed.
+    /// To `Produce`: stored as firmly as was asked for.
     Produced {
-        /// Offset of the batch's first record.
-        base_offset: Offset,
+        /// Offset of the batch's first record; none for what is not committed yet.
+        base_offset: Option<Offset>,
         /// The leader epoch it was appended in.
         epoch: LeaderEpoch,
     },

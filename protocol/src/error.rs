@@ -48,6 +48,9 @@ pub enum ErrorCode {
     MalformedFrame,
     /// No controller can be reached at the moment. Retry.
     NoController,
+    /// The request does not fit how things stand: the election it names has ended, a replica it
+    /// needs is not in the in-sync set.
+    InvalidState,
     /// The disk of the broker is full. Not stored. Retry later.
     StorageFull,
     /// The disk of the broker failed.
@@ -85,6 +88,7 @@ impl ErrorCode {
             | ErrorCode::WrongCluster
             | ErrorCode::UnsupportedVersion
             | ErrorCode::MalformedFrame
+            | ErrorCode::InvalidState
             | ErrorCode::Internal => false,
         }
     }

@@ -164,6 +164,11 @@ unique! {
     DirectoryId
 }
 
+unique! {
+    /// One run of a broker's process, chosen when it starts.
+    ProcessId
+}
+
 /// One partition of one topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TopicPartition {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{
     BrokerEpoch, BrokerId, BrokerLife, ClusterId, DirectoryId, LeaderEpoch, MetadataIndex, Offset,
-    PartitionIndex, PartitionVersion, TopicId,
+    PartitionIndex, PartitionVersion, ProcessId, TopicId,
 };
 
 /// A registered broker.
@@ -21,6 +21,12 @@ pub struct BrokerRecord {
     pub epoch: BrokerEpoch,
     /// The data directory that this life runs on.
     pub directory: DirectoryId,
+    /// The last life that the directory showed when this one was registered; none on an empty one.
+    #[serde(default)]
+    pub shown_life: Option<BrokerEpoch>,
+    /// The process that has this life.
+    #[serde(default)]
+    pub process: ProcessId,
     /// `host:port` that clients connect to.
     pub client_address: String,
     /// `host:port` that brokers connect to.
@@ -53,6 +59,24 @@ pub struct PartitionRecord {
     pub sync_followers_elect: u32,
     /// A leader assigns offsets below this one only.
     pub offset_limit: Offset,
+    /// The lowest offset that the leader of `epoch` assigns: the offset limit of before, where its
+    /// election may have lost entries, so that no offset ever names two records. Otherwise 0.
+    pub epoch_floor: Offset,
+    /// The last epoch whose election may have lost acknowledged entries; `NONE` if there was none.
+    pub lossy_epoch: LeaderEpoch,
+}
+
+/// When stored entries are made durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Flush {
+    /// Before a replica acknowledges them: nothing acknowledged is lost in a power cut, even of
+    /// all brokers at once.
+    #[default]
+    Ack,
+    /// Now and then. What a broker acknowledged last may be lost when its machine (not only its
+    /// process) fails; while at most `sync_followers` machines fail at a time, another has it.
+    Interval,
 }
 
 /// What a topic was created with.
@@ -63,6 +87,13 @@ pub struct TopicConfig {
     /// Followers that must hold an entry before it is acknowledged: 0 (asynchronous) to
     /// `replicas - 1` (synchronous).
     pub sync_followers: u32,
+    /// When stored entries are made durable.
+    #[serde(default)]
+    pub flush: Flush,
+    /// Whether a leader may be elected by itself although acknowledged entries may be lost, where
+    /// too few replicas answer for long. Where not, an operator decides.
+    #[serde(default)]
+    pub unclean_election: bool,
 }
 
 /// One topic.

@@ -4,7 +4,7 @@ use baton_protocol::admin::{
     AdminRequest, AdminResponse, ClusterStatus, PARTITIONS_MAX, PartitionTrouble, check_topic_name,
 };
 use baton_protocol::error::{ErrorCode, WireError};
-use baton_protocol::ids::{TopicId, TopicPartition};
+use baton_protocol::ids::{BrokerId, PartitionIndex, Tick, TopicId, TopicPartition};
 use baton_protocol::metadata::{PartitionRecord, TopicConfig, TopicRecord};
 
 use crate::core::{ControllerCore, Effect, Purpose, SessionId};
@@ -37,7 +37,19 @@ enum What {
     Delete {
         name: String,
     },
+    SyncFollowers {
+        name: String,
+        sync_followers: u32,
+    },
     ProducerIds,
+}
+
+/// What becomes of a request.
+enum Step {
+    /// It is answered at once.
+    Answer(AdminResponse),
+    /// It is answered when this is committed.
+    Propose(Command, What),
 }
 
 fn invalid(text: impl Into<String>) -> WireError {
@@ -51,72 +63,190 @@ impl ControllerCore {
         id: u64,
         request: AdminRequest,
         fresh_topic_id: TopicId,
+        now: Tick,
         out: &mut Vec<Effect>,
     ) {
-        let prepared = match request {
-            AdminRequest::ClusterStatus => {
-                let result = Ok(AdminResponse::ClusterStatus(self.status()));
+        let (command, what) = match self.take_admin(request, fresh_topic_id, now, out) {
+            Ok(Step::Answer(answer)) => {
+                let result = Ok(answer);
                 return out.push(Effect::Send(
                     session,
                     FromController::AdminResult { id, result },
                 ));
+            }
+            Ok(Step::Propose(command, what)) => (command, what),
+            Err(error) => {
+                let result = Err(error);
+                return out.push(Effect::Send(
+                    session,
+                    FromController::AdminResult { id, result },
+                ));
+            }
+        };
+        let waiting = AdminWaiting { session, id, what };
+        self.propose(command, Purpose::Admin(waiting), out);
+    }
+
+    fn take_admin(
+        &mut self,
+        request: AdminRequest,
+        fresh_topic_id: TopicId,
+        now: Tick,
+        out: &mut Vec<Effect>,
+    ) -> Result<Step, WireError> {
+        match request {
+            AdminRequest::ClusterStatus => {
+                Ok(Step::Answer(AdminResponse::ClusterStatus(self.status())))
             }
             AdminRequest::CreateTopic {
                 name,
                 partitions,
                 replicas,
                 sync_followers,
-            } => self.prepare_topic(name, partitions, replicas, sync_followers, fresh_topic_id),
+                flush,
+                unclean_election,
+            } => {
+                let (replicas, sync_followers) = self.copies(replicas, sync_followers)?;
+                let config = TopicConfig {
+                    replicas,
+                    sync_followers,
+                    flush: flush.unwrap_or_default(),
+                    unclean_election: unclean_election.unwrap_or(sync_followers == 0),
+                };
+                self.prepare_topic(name, partitions, config, fresh_topic_id)
+            }
             AdminRequest::DeleteTopic { name } => self.prepare_deletion(name),
+            AdminRequest::SetSyncFollowers {
+                name,
+                sync_followers,
+            } => self.prepare_sync_followers(name, sync_followers),
+            AdminRequest::DescribeElection { topic, partition } => {
+                let (id, record) = self.find(&topic, partition)?;
+                let election = self.elections.get(&id).ok_or_else(|| no_election(&topic))?;
+                let status = election.status(&self.state, record);
+                Ok(Step::Answer(AdminResponse::Election(status)))
+            }
+            AdminRequest::ElectUnclean {
+                topic,
+                partition,
+                epoch,
+            } => {
+                let (id, _) = self.find(&topic, partition)?;
+                let election = self.elections.get_mut(&id);
+                let election = election.filter(|election| election.epoch == epoch);
+                election.ok_or_else(|| no_election(&topic))?.unclean = true;
+                self.decide_elections(now, out);
+                let index = self.state.index;
+                Ok(Step::Answer(AdminResponse::Changed { index }))
+            }
+            AdminRequest::HandOver {
+                topic,
+                partition,
+                to,
+            } => self.begin_handover(&topic, partition, to, out),
             AdminRequest::AllocateProducerIds { count } => {
                 if (1..=PRODUCER_IDS_MAX).contains(&count) {
-                    Ok((Command::AllocateProducerIds { count }, What::ProducerIds))
+                    let command = Command::AllocateProducerIds { count };
+                    Ok(Step::Propose(command, What::ProducerIds))
                 } else {
                     Err(invalid(format!(
                         "1 to {PRODUCER_IDS_MAX} producer ids can be reserved, not {count}"
                     )))
                 }
             }
-        };
-        match prepared {
-            Ok((command, what)) => {
-                let waiting = AdminWaiting { session, id, what };
-                self.propose(command, Purpose::Admin(waiting), out);
-            }
-            Err(error) => {
-                let result = Err(error);
-                out.push(Effect::Send(
-                    session,
-                    FromController::AdminResult { id, result },
-                ));
-            }
         }
     }
 
-    fn prepare_topic(
+    fn find(
         &self,
-        name: String,
-        partitions: Option<u32>,
-        replicas: Option<u32>,
-        sync_followers: Option<u32>,
-        topic: TopicId,
-    ) -> Result<(Command, What), WireError> {
-        check_topic_name(&name).map_err(|why| WireError::new(ErrorCode::InvalidTopicName, why))?;
-        if self.state.topic_named(&name).is_some() {
-            return Err(topic_exists(&name));
-        }
-        let alive = self
-            .state
-            .brokers
-            .values()
-            .filter(|broker| !broker.fenced && !broker.draining);
-        let alive = alive.count() as u32;
-        let partitions = partitions.unwrap_or(1);
-        if !(1..=PARTITIONS_MAX).contains(&partitions) {
-            return Err(invalid(format!(
-                "a topic has 1 to {PARTITIONS_MAX} partitions, not {partitions}"
+        topic: &str,
+        index: PartitionIndex,
+    ) -> Result<(TopicPartition, &PartitionRecord), WireError> {
+        let record = self.state.topic_named(topic);
+        let record = record.ok_or_else(|| unknown_topic(topic))?;
+        let count = record.partitions.len();
+        let partition = record.partition(index).ok_or_else(|| {
+            let text = format!("topic {topic} has {count} partitions, there is no {index}");
+            WireError::new(ErrorCode::UnknownPartition, text)
+        })?;
+        let id = TopicPartition {
+            topic: record.id,
+            partition: index,
+        };
+        Ok((id, partition))
+    }
+
+    /// Tells the leader; whether and when it comes about is then between the two replicas.
+    fn begin_handover(
+        &mut self,
+        topic: &str,
+        index: PartitionIndex,
+        to: BrokerId,
+        out: &mut Vec<Effect>,
+    ) -> Result<Step, WireError> {
+        let (id, record) = self.find(topic, index)?;
+        let refused = |text: String| WireError::new(ErrorCode::InvalidState, text);
+        let Some(leader) = record.leader else {
+            return Err(refused(format!(
+                "{topic}/{index} has no leader at the moment"
+            )));
+        };
+        if leader.broker == to {
+            return Err(refused(format!(
+                "broker {to} leads {topic}/{index} already"
             )));
         }
+        let able = record.in_sync.contains(&to)
+            && !record.suspects.contains(&to)
+            && !self.state.is_fenced(to);
+        if !able {
+            return Err(refused(format!(
+                "broker {to} is not in the in-sync set of {topic}/{index}, or does not answer"
+            )));
+        }
+        let Some(session) = self.session_of(leader.broker) else {
+            return Err(refused(format!(
+                "broker {}, which leads {topic}/{index}, does not answer",
+                leader.broker
+            )));
+        };
+        let epoch = record.epoch;
+        out.push(Effect::Send(
+            session,
+            FromController::HandOver(id, epoch, to),
+        ));
+        Ok(Step::Answer(AdminResponse::HandoverBegun))
+    }
+
+    fn prepare_sync_followers(&self, name: String, sync_followers: u32) -> Result<Step, WireError> {
+        let topic = self.state.topic_named(&name);
+        let topic = topic.ok_or_else(|| unknown_topic(&name))?;
+        let replicas = topic.config.replicas;
+        if sync_followers >= replicas {
+            return Err(too_many_followers(replicas, sync_followers));
+        }
+        let command = Command::SetSyncFollowers {
+            id: topic.id,
+            sync_followers,
+        };
+        let what = What::SyncFollowers {
+            name,
+            sync_followers,
+        };
+        Ok(Step::Propose(command, what))
+    }
+
+    /// How many replicas a topic gets, and how many synchronous followers.
+    fn copies(
+        &self,
+        replicas: Option<u32>,
+        sync_followers: Option<u32>,
+    ) -> Result<(u32, u32), WireError> {
+        let mut brokers = self.state.brokers.values();
+        let alive = brokers
+            .by_ref()
+            .filter(|b| !b.fenced && !b.draining)
+            .count() as u32;
         let replicas = replicas.unwrap_or(REPLICAS_DEFAULT.min(alive));
         if replicas == 0 || replicas > alive {
             return Err(invalid(format!(
@@ -125,20 +255,33 @@ impl ControllerCore {
         }
         let sync_followers = sync_followers.unwrap_or(1.min(replicas - 1));
         if sync_followers >= replicas {
+            return Err(too_many_followers(replicas, sync_followers));
+        }
+        Ok((replicas, sync_followers))
+    }
+
+    fn prepare_topic(
+        &self,
+        name: String,
+        partitions: Option<u32>,
+        config: TopicConfig,
+        topic: TopicId,
+    ) -> Result<Step, WireError> {
+        check_topic_name(&name).map_err(|why| WireError::new(ErrorCode::InvalidTopicName, why))?;
+        if self.state.topic_named(&name).is_some() {
+            return Err(topic_exists(&name));
+        }
+        let partitions = partitions.unwrap_or(1);
+        if !(1..=PARTITIONS_MAX).contains(&partitions) {
             return Err(invalid(format!(
-                "with {replicas} replicas there are 0 to {} synchronous followers, not {sync_followers}",
-                replicas - 1
+                "a topic has 1 to {PARTITIONS_MAX} partitions, not {partitions}"
             )));
         }
-        let config = TopicConfig {
-            replicas,
-            sync_followers,
-        };
         let command = Command::CreateTopic {
             id: topic,
             name: name.clone(),
             config: config.clone(),
-            assignments: place(&self.state, partitions, replicas),
+            assignments: place(&self.state, partitions, config.replicas),
         };
         let what = What::Create {
             name,
@@ -146,15 +289,16 @@ impl ControllerCore {
             partitions,
             config,
         };
-        Ok((command, what))
+        Ok(Step::Propose(command, what))
     }
 
-    fn prepare_deletion(&self, name: String) -> Result<(Command, What), WireError> {
+    fn prepare_deletion(&self, name: String) -> Result<Step, WireError> {
         let topic = self
             .state
             .topic_named(&name)
             .ok_or_else(|| unknown_topic(&name))?;
-        Ok((Command::DeleteTopic { id: topic.id }, What::Delete { name }))
+        let command = Command::DeleteTopic { id: topic.id };
+        Ok(Step::Propose(command, What::Delete { name }))
     }
 
     pub(crate) fn on_admin_outcome(
@@ -184,6 +328,21 @@ impl ControllerCore {
             (What::Create { name, .. }, Outcome::TopicExists) => Err(topic_exists(&name)),
             (What::Delete { .. }, Outcome::Done) => Ok(AdminResponse::TopicDeleted { index }),
             (What::Delete { name }, Outcome::UnknownTopic) => Err(unknown_topic(&name)),
+            (What::SyncFollowers { .. }, Outcome::Done) => Ok(AdminResponse::Changed { index }),
+            (What::SyncFollowers { name, .. }, Outcome::UnknownTopic) => Err(unknown_topic(&name)),
+            (
+                What::SyncFollowers {
+                    name,
+                    sync_followers,
+                },
+                Outcome::TooFewInSync(at),
+            ) => Err(WireError::new(
+                ErrorCode::InvalidState,
+                format!(
+                    "the in-sync set of {name}/{} is too small for {sync_followers} synchronous followers; wait until its replicas have caught up (baton cluster status)",
+                    at.partition
+                ),
+            )),
             (What::ProducerIds, Outcome::ProducerIds { first, count }) => {
                 Ok(AdminResponse::ProducerIds { first, count })
             }
@@ -284,4 +443,20 @@ fn unknown_topic(name: &str) -> WireError {
         ErrorCode::UnknownTopic,
         format!("there is no topic named `{name}`"),
     )
+}
+
+fn no_election(topic: &str) -> WireError {
+    WireError::new(
+        ErrorCode::InvalidState,
+        format!(
+            "there is no such election in topic {topic} at the moment; look again with `baton partition election`"
+        ),
+    )
+}
+
+fn too_many_followers(replicas: u32, sync_followers: u32) -> WireError {
+    invalid(format!(
+        "with {replicas} replicas there are 0 to {} synchronous followers, not {sync_followers}",
+        replicas - 1
+    ))
 }

@@ -12,7 +12,7 @@ use baton_protocol::ids::{
 
 use crate::admin::AdminWaiting;
 use crate::detector::Detector;
-use crate::election::Election;
+use crate::election::{Election, Patience};
 use crate::session::{FenceAnswer, FromController, ToController};
 use crate::state::{ClusterState, Command, Elected, Outcome, SetChange, SetChangeResult};
 
@@ -83,9 +83,19 @@ struct Session {
     life: Option<BrokerEpoch>,
 }
 
+impl Session {
+    /// The life it speaks for.
+    fn living(&self) -> Option<BrokerLife> {
+        let broker = self.broker;
+        self.life.map(|epoch| BrokerLife { broker, epoch })
+    }
+}
+
 /// What a proposal was for.
 #[derive(Clone, Debug)]
 pub(crate) enum Purpose {
+    /// Something that whoever wants it sees in the metadata, and asks for again.
+    AskedAgain,
     Registration(SessionId),
     Fencing,
     Elections,
@@ -203,7 +213,7 @@ impl ControllerCore {
     }
 
     /// The connection of a broker's present life.
-    fn session_of(&self, broker: BrokerId) -> Option<SessionId> {
+    pub(crate) fn session_of(&self, broker: BrokerId) -> Option<SessionId> {
         let life = self.state.life_of(broker)?;
         let mut sessions = self.sessions.iter().rev();
         sessions
@@ -231,6 +241,9 @@ impl ControllerCore {
                 client_address,
                 peer_address,
                 log_lost,
+                shown_life,
+                process,
+                unclean_restart,
             } => {
                 let command = Command::RegisterBroker {
                     id: session.broker,
@@ -238,6 +251,9 @@ impl ControllerCore {
                     client_address,
                     peer_address,
                     log_lost,
+                    shown_life,
+                    process,
+                    unclean_restart,
                 };
                 self.propose(command, Purpose::Registration(id), out);
             }
@@ -249,13 +265,27 @@ impl ControllerCore {
                 out.push(Effect::Send(id, FromController::HeartbeatAck));
             }
             ToController::FenceAnswers(answers) => self.on_fence_answers(&answers, now, out),
+            ToController::ReportSuspect(partitions) => {
+                if let Some(life) = session.living() {
+                    let command = Command::ReportSuspect { life, partitions };
+                    self.propose(command, Purpose::AskedAgain, out);
+                }
+            }
+            ToController::AskOffsets(grants) => {
+                if let Some(leader) = session.living() {
+                    let command = Command::GrantOffsets { leader, grants };
+                    self.propose(command, Purpose::AskedAgain, out);
+                }
+            }
+            ToController::ProposeHandovers(handovers) => {
+                if let Some(leader) = session.living() {
+                    let command = Command::HandOver { leader, handovers };
+                    self.propose(command, Purpose::AskedAgain, out);
+                }
+            }
             ToController::ProposeInSync(changes) => {
-                let Some(epoch) = session.life else {
+                let Some(leader) = session.living() else {
                     return;
-                };
-                let leader = BrokerLife {
-                    broker: session.broker,
-                    epoch,
                 };
                 let command = Command::ChangeInSync {
                     leader,
@@ -272,7 +302,7 @@ impl ControllerCore {
                 id: request_id,
                 request,
                 fresh_topic_id,
-            } => self.on_admin(id, request_id, request, fresh_topic_id, out),
+            } => self.on_admin(id, request_id, request, fresh_topic_id, now, out),
         }
     }
 
@@ -360,9 +390,13 @@ impl ControllerCore {
                 self.depose_the_dead(out);
                 self.decide_elections(now, out);
             }
-            Command::CreateTopic { .. } => self.depose_the_dead(out),
+            // The successor may have died meanwhile.
+            Command::CreateTopic { .. } | Command::HandOver { .. } => self.depose_the_dead(out),
             Command::FormCluster { .. }
             | Command::ChangeInSync { .. }
+            | Command::ReportSuspect { .. }
+            | Command::GrantOffsets { .. }
+            | Command::SetSyncFollowers { .. }
             | Command::AllocateProducerIds { .. } => {}
         }
     }
@@ -395,7 +429,7 @@ impl ControllerCore {
                 }
             }
             Some(Purpose::Admin(waiting)) => self.on_admin_outcome(waiting, outcome, out),
-            Some(Purpose::Elections) | None => {}
+            Some(Purpose::Elections | Purpose::AskedAgain) | None => {}
         }
     }
 
@@ -412,7 +446,7 @@ impl ControllerCore {
                 self.starting = true;
             }
             Some(Purpose::Admin(waiting)) => self.on_admin_failed(waiting, out),
-            Some(Purpose::SetChanges(..)) | None => {}
+            Some(Purpose::SetChanges(..) | Purpose::AskedAgain) | None => {}
         }
     }
 
@@ -553,7 +587,7 @@ impl ControllerCore {
         self.decide_elections(now, out);
     }
 
-    fn decide_elections(&mut self, now: Tick, out: &mut Vec<Effect>) {
+    pub(crate) fn decide_elections(&mut self, now: Tick, out: &mut Vec<Effect>) {
         let mut elected = Vec::new();
         for (id, election) in &mut self.elections {
             if election.decided {
@@ -562,12 +596,20 @@ impl ControllerCore {
             let Some(partition) = self.state.partition(id) else {
                 continue;
             };
-            if let Some(leader) = election.winner(&self.state, partition, now) {
+            let unclean = self.state.topics.get(&id.topic);
+            let unclean = unclean.is_some_and(|topic| topic.config.unclean_election);
+            let patience = if unclean {
+                Patience::Ends
+            } else {
+                Patience::Endless
+            };
+            if let Some((leader, grade)) = election.winner(&self.state, partition, patience, now) {
                 election.decided = true;
                 elected.push(Elected {
                     partition: *id,
                     epoch: election.epoch,
                     leader,
+                    grade,
                 });
             }
         }

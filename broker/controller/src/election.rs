@@ -2,14 +2,28 @@
 
 use std::collections::BTreeMap;
 
+use baton_protocol::admin::{ElectionMember, ElectionStatus};
 use baton_protocol::ids::{BrokerId, BrokerLife, LeaderEpoch, Tick};
 use baton_protocol::metadata::PartitionRecord;
 
+use crate::rules::Rule;
 use crate::session::FenceAnswer;
-use crate::state::ClusterState;
+use crate::state::{ClusterState, Grade};
 
 /// How long an asynchronous partition's election waits for members that could still answer.
 const ASYNCHRONOUS_WAIT_MS: u64 = 200;
+
+/// How long the election of a topic that allows unclean ones waits for a clean one.
+const UNCLEAN_WAIT_MS: u64 = 10_000;
+
+/// Whether an election may end with a loss by itself, after a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// Only an operator ends it so.
+    Endless,
+    /// The topic allows it.
+    Ends,
+}
 
 /// An election that is on.
 #[derive(Clone, Debug)]
@@ -22,6 +36,8 @@ pub struct Election {
     pub asked_at: Tick,
     /// The result has been proposed.
     pub decided: bool,
+    /// An operator wants it to end, whatever is lost.
+    pub unclean: bool,
     answers: BTreeMap<BrokerId, FenceAnswer>,
 }
 
@@ -33,6 +49,7 @@ impl Election {
             began_at: now,
             asked_at: now,
             decided: false,
+            unclean: false,
             answers: BTreeMap::new(),
         }
     }
@@ -51,72 +68,102 @@ impl Election {
         }
     }
 
-    /// The answers that count: of members of the set, in their present lives, free of suspicion.
-    fn counted<'a>(
+    /// The answers of members of the set, in their present lives.
+    fn present<'a>(
         &'a self,
         state: &'a ClusterState,
         partition: &'a PartitionRecord,
     ) -> impl Iterator<Item = &'a FenceAnswer> {
         self.answers.values().filter(|answer| {
-            let id = answer.life.broker;
-            partition.in_sync.contains(&id)
-                && !partition.suspects.contains(&id)
-                && state.is_current(answer.life)
+            let bound = state.rules.hold(Rule::GrantBoundToLife);
+            partition.in_sync.contains(&answer.life.broker)
+                && (state.is_current(answer.life) || !bound)
         })
     }
 
-    /// How many answers are needed: of any that many, one holds every committed entry, whichever
+    /// Those of them that are votes: of members free of suspicion.
+    fn votes<'a>(
+        &'a self,
+        state: &'a ClusterState,
+        partition: &'a PartitionRecord,
+    ) -> impl Iterator<Item = &'a FenceAnswer> {
+        self.present(state, partition).filter(|answer| {
+            !is_suspect(partition, answer) || !state.rules.hold(Rule::SuspectsHaveNoVote)
+        })
+    }
+
+    /// How many votes are needed: of any that many, one holds every committed entry, whichever
     /// `k` members are lost.
-    fn needed(partition: &PartitionRecord) -> usize {
+    fn needed(state: &ClusterState, partition: &PartitionRecord) -> usize {
+        if !state.rules.hold(Rule::ElectionNeedsAnswers) {
+            return 1;
+        }
         let members = partition.in_sync.len();
         members
             .saturating_sub(partition.sync_followers_elect as usize)
             .max(1)
     }
 
-    /// The winner, once there is one.
+    /// The winner, once there is one, and what may be lost by it.
     pub fn winner(
         &self,
         state: &ClusterState,
         partition: &PartitionRecord,
+        patience: Patience,
         now: Tick,
-    ) -> Option<BrokerLife> {
-        let answers: Vec<&FenceAnswer> = self.counted(state, partition).collect();
-        let enough = if partition.sync_followers_elect == 0 {
+    ) -> Option<(BrokerLife, Grade)> {
+        let votes: Vec<&FenceAnswer> = self.votes(state, partition).collect();
+        if votes.len() >= Election::needed(state, partition) {
+            return Some((best(state, partition, &votes)?, Grade::Clean));
+        }
+        let answers: Vec<&FenceAnswer> = self.present(state, partition).collect();
+        let waited_ms = now.since_ms(self.began_at);
+        if partition.sync_followers_elect == 0 && !votes.is_empty() {
             // Asynchronous: what only the lost members had is lost. Those that are alive are
             // waited for, but not for long.
-            let all_alive = partition.in_sync.iter().all(|id| {
-                state.is_fenced(*id) || answers.iter().any(|answer| answer.life.broker == *id)
-            });
-            !answers.is_empty()
-                && (all_alive || now.since_ms(self.began_at) >= ASYNCHRONOUS_WAIT_MS)
-        } else {
-            answers.len() >= Election::needed(partition)
-        };
-        if !enough {
-            return None;
-        }
-        let log = |answer: &FenceAnswer| (answer.last_epoch, answer.durable_end);
-        let best = answers.iter().map(|answer| log(answer)).max()?;
-        // Equal logs: the preferred leader first. A member that is fenced at the moment answers,
-        // so it lives, but it would be deposed at once: if only such have the best log, the
-        // election waits until one is taken for alive again.
-        let able = answers
-            .iter()
-            .filter(|answer| log(answer) == best && !state.is_fenced(answer.life.broker));
-        able.min_by_key(|answer| {
-            partition
-                .replicas
+            let all_alive = partition
+                .in_sync
                 .iter()
-                .position(|id| *id == answer.life.broker)
-        })
-        .map(|answer| answer.life)
+                .all(|id| state.is_fenced(*id) || self.has_answered(state, *id));
+            return if all_alive || waited_ms >= ASYNCHRONOUS_WAIT_MS {
+                Some((best(state, partition, &answers)?, Grade::Asynchronous))
+            } else {
+                None
+            };
+        }
+        // Too few votes. There is nothing better to wait for once every member has answered: the
+        // best log that is left wins, be it a suspect's.
+        let all_answered = answers.len() == partition.in_sync.len();
+        let impatient = patience == Patience::Ends && waited_ms >= UNCLEAN_WAIT_MS;
+        if all_answered || impatient || self.unclean {
+            return Some((best(state, partition, &answers)?, Grade::Unclean));
+        }
+        None
+    }
+
+    /// How it stands, for an operator.
+    pub fn status(&self, state: &ClusterState, partition: &PartitionRecord) -> ElectionStatus {
+        let answers: Vec<&FenceAnswer> = self.present(state, partition).collect();
+        let member = |id: &BrokerId| {
+            let answer = answers.iter().find(|answer| answer.life.broker == *id);
+            ElectionMember {
+                broker: *id,
+                suspect: partition.suspects.contains(id) || answer.is_some_and(|a| a.suspect),
+                log: answer.map(|answer| (answer.last_epoch, answer.durable_end)),
+            }
+        };
+        ElectionStatus {
+            epoch: self.epoch,
+            needed: Election::needed(state, partition) as u32,
+            members: partition.in_sync.iter().map(member).collect(),
+            candidate: best(state, partition, &answers).map(|life| life.broker),
+        }
     }
 
     /// What is waited for, in words.
     pub fn reason(&self, state: &ClusterState, partition: &PartitionRecord) -> String {
-        let have = self.counted(state, partition).count();
-        let needed = Election::needed(partition);
+        let have = self.votes(state, partition).count();
+        let needed = Election::needed(state, partition);
         let missing: Vec<String> = partition
             .in_sync
             .iter()
@@ -139,4 +186,28 @@ impl Election {
         }
         reason
     }
+}
+
+fn is_suspect(partition: &PartitionRecord, answer: &FenceAnswer) -> bool {
+    answer.suspect || partition.suspects.contains(&answer.life.broker)
+}
+
+/// The best log among these: the greatest (last epoch, end). Of equal ones the preferred leader
+/// comes first. A member that is fenced at the moment answers, so it lives, but it would be deposed
+/// at once: if only such have the best log, the election waits until one is taken for alive again.
+fn best(
+    state: &ClusterState,
+    partition: &PartitionRecord,
+    answers: &[&FenceAnswer],
+) -> Option<BrokerLife> {
+    let log = |answer: &FenceAnswer| (answer.last_epoch, answer.durable_end);
+    let best = answers.iter().map(|answer| log(answer)).max()?;
+    let able = answers
+        .iter()
+        .filter(|answer| log(answer) == best && !state.is_fenced(answer.life.broker));
+    able.min_by_key(|answer| {
+        let mut replicas = partition.replicas.iter();
+        replicas.position(|id| *id == answer.life.broker)
+    })
+    .map(|answer| answer.life)
 }

@@ -10,5 +10,6 @@ pub mod core;
 mod detector;
 mod election;
 mod placement;
+pub mod rules;
 pub mod session;
 pub mod state;

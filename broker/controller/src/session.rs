@@ -5,11 +5,11 @@ use baton_protocol::admin::{AdminRequest, AdminResponse};
 use baton_protocol::error::WireError;
 use baton_protocol::ids::{
     BrokerEpoch, BrokerId, BrokerLife, DirectoryId, LeaderEpoch, MetadataIndex, Offset,
-    PartitionVersion, TopicId, TopicPartition,
+    PartitionVersion, ProcessId, TopicId, TopicPartition,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::state::{ClusterState, Command, SetChange};
+use crate::state::{ClusterState, Command, Handover, OffsetGrant, SetChange};
 
 /// From a broker to the controller.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +31,12 @@ pub enum ToController {
         peer_address: String,
         /// Its disk may have lost acknowledged entries.
         log_lost: bool,
+        /// The last life that its disk shows; none on an empty one.
+        shown_life: Option<BrokerEpoch>,
+        /// Its process.
+        process: ProcessId,
+        /// The machine has restarted since, without a proper end before.
+        unclean_restart: bool,
     },
     /// It lives, and so does its disk: the count of disk operations rises as long as they end.
     Heartbeat {
@@ -41,6 +47,12 @@ pub enum ToController {
     FenceAnswers(Vec<FenceAnswer>),
     /// Set changes that its leaders ask for.
     ProposeInSync(Vec<SetChange>),
+    /// Logs that it found missing or damaged.
+    ReportSuspect(Vec<TopicPartition>),
+    /// Offset limits that its leaders ask for.
+    AskOffsets(Vec<OffsetGrant>),
+    /// Successors that its leaders propose.
+    ProposeHandovers(Vec<Handover>),
     /// A connection to this broker, in this life, was refused.
     ConnectionRefused {
         /// Whose.
@@ -72,6 +84,9 @@ pub struct FenceAnswer {
     pub log_start: Offset,
     /// Who answers, in which life.
     pub life: BrokerLife,
+    /// It may have lost what it acknowledged: its answer is no vote.
+    #[serde(default)]
+    pub suspect: bool,
 }
 
 /// From the controller to a broker.
@@ -104,6 +119,8 @@ pub enum FromController {
     Fence(Vec<(TopicPartition, LeaderEpoch)>),
     /// Set changes, by the version they were proposed against, that are refused for good.
     SetChangesRefused(Vec<(TopicPartition, PartitionVersion)>),
+    /// The leader of this partition, in this epoch, shall hand over to that broker.
+    HandOver(TopicPartition, LeaderEpoch, BrokerId),
     /// The answer to a request.
     AdminResult {
         /// Of the request.

@@ -8,14 +8,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use baton_protocol::ids::{
     BrokerEpoch, BrokerId, BrokerLife, ClusterId, DirectoryId, LeaderEpoch, MetadataIndex, Offset,
-    PartitionIndex, PartitionVersion, TopicId, TopicPartition,
+    PartitionIndex, PartitionVersion, ProcessId, TopicId, TopicPartition,
 };
-use baton_protocol::metadata::{BrokerRecord, PartitionRecord, TopicConfig, TopicRecord};
+use baton_protocol::metadata::{BrokerRecord, Flush, PartitionRecord, TopicConfig, TopicRecord};
 use serde::{Deserialize, Serialize};
 
-/// Where a new partition's offset limit stands. Grants beyond it are not needed yet: no log gets
-/// there.
-const OFFSET_LIMIT: Offset = Offset::MAX;
+use crate::rules::{Rule, Rules};
+
+/// How far a new partition's leader may assign offsets, and by how much every election raises that
+/// at least: an epoch's first entry always has room.
+pub const OFFSET_QUANTUM: u64 = 1 << 20;
 
 /// A change of the metadata.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +39,13 @@ pub enum Command {
         peer_address: String,
         /// Its disk says itself that it may have lost acknowledged entries.
         log_lost: bool,
+        /// The last life that the disk shows; none on an empty one.
+        shown_life: Option<BrokerEpoch>,
+        /// Its process.
+        process: ProcessId,
+        /// The machine has restarted since, without a proper end before: what was not flushed is
+        /// gone.
+        unclean_restart: bool,
     },
     /// Brokers died, or came back without having died.
     SetFenced {
@@ -73,6 +82,34 @@ pub enum Command {
         /// What.
         changes: Vec<SetChange>,
     },
+    /// A broker found logs missing or damaged: it may have lost what it acknowledged in them.
+    ReportSuspect {
+        /// Who, in the life that found out.
+        life: BrokerLife,
+        /// Which logs.
+        partitions: Vec<TopicPartition>,
+    },
+    /// Raises offset limits, as their leader asks.
+    GrantOffsets {
+        /// Who asks.
+        leader: BrokerLife,
+        /// What.
+        grants: Vec<OffsetGrant>,
+    },
+    /// Changes leaders as planned, as the old ones ask.
+    HandOver {
+        /// Who asks.
+        leader: BrokerLife,
+        /// What.
+        handovers: Vec<Handover>,
+    },
+    /// Changes how many followers must hold an entry of a topic before it is acknowledged.
+    SetSyncFollowers {
+        /// The topic.
+        id: TopicId,
+        /// How many.
+        sync_followers: u32,
+    },
     /// Reserves ids for idempotent producers.
     AllocateProducerIds {
         /// How many.
@@ -89,6 +126,43 @@ pub struct Elected {
     pub epoch: LeaderEpoch,
     /// The winner, in the life that answered.
     pub leader: BrokerLife,
+    /// What may be lost by it.
+    pub grade: Grade,
+}
+
+/// What an election may lose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Grade {
+    /// Nothing: the winner holds everything that was acknowledged as committed.
+    Clean,
+    /// What only the old leader held, as asynchronous replication has it. The in-sync set stays.
+    Asynchronous,
+    /// What the winner does not hold. The winner alone is in sync from here on.
+    Unclean,
+}
+
+/// A raised offset limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OffsetGrant {
+    /// The partition.
+    pub partition: TopicPartition,
+    /// The epoch of the leader that asks.
+    pub epoch: LeaderEpoch,
+    /// The limit it asks for.
+    pub limit: Offset,
+}
+
+/// A planned change of leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handover {
+    /// The partition.
+    pub partition: TopicPartition,
+    /// The epoch that is to end.
+    pub epoch: LeaderEpoch,
+    /// The version that it goes by.
+    pub version: PartitionVersion,
+    /// The successor, in the life that holds the whole log.
+    pub to: BrokerLife,
 }
 
 /// A change of an in-sync set.
@@ -104,6 +178,8 @@ pub struct SetChange {
     pub new_set: BTreeSet<BrokerId>,
     /// Every member that is added, or cleared of suspicion, in the life that was verified.
     pub verified: Vec<BrokerLife>,
+    /// Failures that elections may reckon with from now on, where that is proven.
+    pub sync_followers_elect: Option<u32>,
 }
 
 /// What became of a set change.
@@ -136,6 +212,8 @@ pub enum Outcome {
     TopicExists,
     /// There is no such topic.
     UnknownTopic,
+    /// A partition's in-sync set has too few members for it.
+    TooFewInSync(TopicPartition),
     /// It does not fit the state: it came too late, or twice.
     Stale,
 }
@@ -153,6 +231,9 @@ pub struct ClusterState {
     pub topics: BTreeMap<TopicId, TopicRecord>,
     /// The next producer id to hand out.
     pub next_producer_id: u64,
+    /// Which rules hold; not part of what is stored or sent.
+    #[serde(skip)]
+    pub rules: Rules,
 }
 
 impl ClusterState {
@@ -167,6 +248,9 @@ impl ClusterState {
                 client_address,
                 peer_address,
                 log_lost,
+                shown_life,
+                process,
+                unclean_restart,
             } => {
                 let epoch = BrokerEpoch(index.0);
                 self.register(
@@ -174,12 +258,15 @@ impl ClusterState {
                         id: *id,
                         epoch,
                         directory: *directory,
+                        shown_life: *shown_life,
+                        process: *process,
                         client_address: client_address.clone(),
                         peer_address: peer_address.clone(),
                         fenced: false,
                         draining: false,
                     },
                     *log_lost,
+                    *unclean_restart,
                 );
                 Outcome::Registered(epoch)
             }
@@ -202,6 +289,17 @@ impl ClusterState {
                     .map(|change| self.change_set(*leader, change));
                 Outcome::SetChanges(results.collect())
             }
+            Command::ReportSuspect { life, partitions } => self.report_suspect(*life, partitions),
+            Command::GrantOffsets { leader, grants } => self.grant_offsets(*leader, grants),
+            Command::HandOver { leader, handovers } => {
+                for handover in handovers {
+                    self.hand_over(*leader, handover);
+                }
+                Outcome::Done
+            }
+            Command::SetSyncFollowers { id, sync_followers } => {
+                self.set_sync_followers(*id, *sync_followers)
+            }
             Command::AllocateProducerIds { count } => {
                 let first = self.next_producer_id;
                 self.next_producer_id += u64::from(*count);
@@ -221,19 +319,117 @@ impl ClusterState {
         Outcome::Done
     }
 
-    /// A disk that is not the one the broker had before does not hold what the broker
-    /// acknowledged.
-    fn register(&mut self, record: BrokerRecord, log_lost: bool) {
+    /// A disk that is not the one the broker had before, or that shows another life than the last,
+    /// does not hold what the broker acknowledged. A process that registers once more because it
+    /// never heard of the life it was given has acknowledged nothing in it. One that ends before it
+    /// has written its life down looks like an older disk, and is suspected until a leader has
+    /// looked.
+    fn register(&mut self, record: BrokerRecord, log_lost: bool, unclean_restart: bool) {
         let before = self.brokers.get(&record.id);
-        let other_disk = before.is_some_and(|before| before.directory != record.directory);
-        if other_disk || log_lost {
-            for partition in self.partitions_mut() {
+        let other_disk = before.is_some_and(|before| {
+            let asks_again =
+                before.process == record.process && before.shown_life == record.shown_life;
+            let shows_the_last = record.shown_life == Some(before.epoch);
+            before.directory != record.directory || !(shows_the_last || asks_again)
+        });
+        let lost_all = other_disk && self.rules.hold(Rule::OtherDiskIsSuspect) || log_lost;
+        for topic in self.topics.values_mut() {
+            let unflushed = unclean_restart && topic.config.flush == Flush::Interval;
+            if !lost_all && !unflushed {
+                continue;
+            }
+            for partition in &mut topic.partitions {
                 if partition.replicas.contains(&record.id) && partition.suspects.insert(record.id) {
                     partition.version = partition.version.next();
                 }
             }
         }
         self.brokers.insert(record.id, record);
+    }
+
+    fn report_suspect(&mut self, life: BrokerLife, partitions: &[TopicPartition]) -> Outcome {
+        if !self.is_current(life) {
+            return Outcome::Stale;
+        }
+        for id in partitions {
+            if let Some(partition) = self.partition_mut(id)
+                && partition.replicas.contains(&life.broker)
+                && partition.suspects.insert(life.broker)
+            {
+                partition.version = partition.version.next();
+            }
+        }
+        Outcome::Done
+    }
+
+    /// The version stays: a grant takes nothing from a change that is on its way.
+    fn grant_offsets(&mut self, leader: BrokerLife, grants: &[OffsetGrant]) -> Outcome {
+        for grant in grants {
+            if let Some(partition) = self.partition_mut(&grant.partition)
+                && partition.leader == Some(leader)
+                && partition.epoch == grant.epoch
+            {
+                let limit = grant.limit.min(Offset::MAX);
+                partition.offset_limit = partition.offset_limit.max(limit);
+            }
+        }
+        Outcome::Done
+    }
+
+    /// Compare and set, as for a set change. The version is raised whatever comes of it, where the
+    /// one that asks leads: so it sees what became of it, and no late copy counts.
+    fn hand_over(&mut self, leader: BrokerLife, handover: &Handover) {
+        let to = handover.to;
+        let able = self.is_current(to) && !self.is_fenced(to.broker);
+        let versions = self.rules.hold(Rule::CompareOnVersion);
+        let Some(partition) = self.partition_mut(&handover.partition) else {
+            return;
+        };
+        if partition.leader != Some(leader)
+            || partition.epoch != handover.epoch
+            || (versions && partition.version != handover.version)
+        {
+            return;
+        }
+        partition.version = partition.version.next();
+        if able
+            && partition.in_sync.contains(&to.broker)
+            && !partition.suspects.contains(&to.broker)
+        {
+            partition.epoch = partition.epoch.next();
+            partition.leader = Some(to);
+            make_room(partition);
+        }
+    }
+
+    /// More followers count for commits at once, and for elections when their leader has proven
+    /// it; fewer count for both at once.
+    fn set_sync_followers(&mut self, id: TopicId, sync_followers: u32) -> Outcome {
+        let proven_first = self.rules.hold(Rule::FailuresAreRaisedWhenProven);
+        let Some(topic) = self.topics.get_mut(&id) else {
+            return Outcome::UnknownTopic;
+        };
+        if sync_followers >= topic.config.replicas {
+            return Outcome::Stale;
+        }
+        let few = |partition: &PartitionRecord| partition.in_sync.len() <= sync_followers as usize;
+        if let Some(index) = topic.partitions.iter().position(few) {
+            return Outcome::TooFewInSync(TopicPartition {
+                topic: id,
+                partition: PartitionIndex(index as u32),
+            });
+        }
+        topic.config.sync_followers = sync_followers;
+        for partition in &mut topic.partitions {
+            partition.sync_followers_commit = sync_followers;
+            partition.sync_followers_elect = if proven_first {
+                partition.sync_followers_elect.min(sync_followers)
+            } else {
+                sync_followers
+            };
+            partition.version = partition.version.next();
+        }
+        Outcome::Done
     }
 
     fn set_fenced(&mut self, fence: &[BrokerLife], unfence: &[BrokerLife]) -> Outcome {
@@ -246,7 +442,24 @@ impl ClusterState {
                 }
             }
         }
+        if !self.rules.hold(Rule::OnlyTheLeaderRemoves) {
+            self.drop_fenced_members();
+        }
         Outcome::Done
+    }
+
+    /// What no controller does: for the tests that show why.
+    fn drop_fenced_members(&mut self) {
+        let brokers = self.brokers.clone();
+        for partition in self.partitions_mut() {
+            let alive = |id: &BrokerId| brokers.get(id).is_some_and(|broker| !broker.fenced);
+            let stay = partition.in_sync.iter().copied().filter(alive);
+            let stay: BTreeSet<BrokerId> = stay.collect();
+            if !stay.is_empty() && stay != partition.in_sync {
+                partition.in_sync = stay;
+                partition.version = partition.version.next();
+            }
+        }
     }
 
     fn create_topic(
@@ -296,7 +509,9 @@ impl ClusterState {
             version: PartitionVersion(1),
             sync_followers_commit: config.sync_followers,
             sync_followers_elect: config.sync_followers,
-            offset_limit: OFFSET_LIMIT,
+            offset_limit: Offset(OFFSET_QUANTUM),
+            epoch_floor: Offset::ZERO,
+            lossy_epoch: LeaderEpoch::NONE,
         }
     }
 
@@ -314,9 +529,10 @@ impl ClusterState {
     }
 
     fn elect_leaders(&mut self, elected: &[Elected]) -> Outcome {
+        let rules = self.rules;
         for elected in elected {
             let leader = elected.leader;
-            let current = self.is_current(leader);
+            let current = self.is_current(leader) || !rules.hold(Rule::GrantBoundToLife);
             if let Some(partition) = self.partition_mut(&elected.partition)
                 && partition.epoch == elected.epoch
                 && partition.leader.is_none()
@@ -325,7 +541,20 @@ impl ClusterState {
             {
                 partition.leader = Some(leader);
                 partition.version = partition.version.next();
+                let limit = partition.offset_limit;
+                make_room(partition);
+                if elected.grade != Grade::Clean && rules.hold(Rule::LossyElectionsAreRecorded) {
+                    partition.epoch_floor = limit;
+                    partition.lossy_epoch = partition.epoch;
+                }
+                if elected.grade == Grade::Unclean {
+                    partition.in_sync = BTreeSet::from([leader.broker]);
+                    partition.suspects.remove(&leader.broker);
+                }
             }
+        }
+        if !rules.hold(Rule::ElectionsShrinkNoSet) {
+            self.drop_fenced_members();
         }
         Outcome::Done
     }
@@ -335,14 +564,16 @@ impl ClusterState {
     /// after its sender was told no.
     fn change_set(&mut self, leader: BrokerLife, change: &SetChange) -> SetChangeResult {
         let verified = change.verified.iter();
-        let lives_are_current = verified.clone().all(|life| self.is_current(*life));
+        let rules = self.rules;
+        let lives_are_current = verified.clone().all(|life| self.is_current(*life))
+            || !rules.hold(Rule::AdditionBoundToLife);
         let fenced = verified.clone().any(|life| self.is_fenced(life.broker));
         let Some(partition) = self.partition_mut(&change.partition) else {
             return SetChangeResult::Refused;
         };
         let stale = partition.leader != Some(leader)
             || partition.epoch != change.epoch
-            || partition.version != change.version
+            || (partition.version != change.version && rules.hold(Rule::CompareOnVersion))
             || !lives_are_current;
         if stale {
             return SetChangeResult::Refused;
@@ -356,13 +587,19 @@ impl ClusterState {
                 .iter()
                 .all(|id| partition.replicas.contains(id))
             && verified.is_subset(&change.new_set)
-            && added.into_iter().all(|id| verified.contains(id));
+            && added.into_iter().all(|id| verified.contains(id))
+            && change
+                .sync_followers_elect
+                .is_none_or(|failures| failures <= partition.sync_followers_commit);
         partition.version = partition.version.next();
         if fenced || !sound {
             return SetChangeResult::Refused;
         }
         partition.in_sync = change.new_set.clone();
         partition.suspects.retain(|id| !verified.contains(id));
+        if let Some(failures) = change.sync_followers_elect {
+            partition.sync_followers_elect = failures;
+        }
         SetChangeResult::Accepted
     }
 
@@ -418,6 +655,13 @@ impl ClusterState {
     }
 }
 
+/// A new epoch begins: its first entry has room, above everything that was assigned before.
+fn make_room(partition: &mut PartitionRecord) {
+    let limit = partition.offset_limit.0.saturating_add(OFFSET_QUANTUM);
+    partition.offset_limit = Offset(limit).min(Offset::MAX);
+    partition.epoch_floor = Offset::ZERO;
+}
+
 impl std::fmt::Display for Command {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -440,6 +684,29 @@ impl std::fmt::Display for Command {
                     f,
                     "change {} in-sync sets for broker {leader}",
                     changes.len()
+                )
+            }
+            Command::ReportSuspect { life, partitions } => {
+                write!(
+                    f,
+                    "suspect broker {life} in {} partitions",
+                    partitions.len()
+                )
+            }
+            Command::GrantOffsets { leader, grants } => {
+                write!(f, "grant {} offset limits to broker {leader}", grants.len())
+            }
+            Command::HandOver { leader, handovers } => {
+                write!(
+                    f,
+                    "hand {} partitions of broker {leader} over",
+                    handovers.len()
+                )
+            }
+            Command::SetSyncFollowers { id, sync_followers } => {
+                write!(
+                    f,
+                    "set {sync_followers} synchronous followers for topic {id}"
                 )
             }
             Command::AllocateProducerIds { count } => write!(f, "allocate {count} producer ids"),

@@ -14,9 +14,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use baton_protocol::client::Acks;
 use baton_protocol::ids::{
     BrokerEpoch, BrokerId, BrokerLife, LeaderEpoch, Offset, PartitionVersion,
 };
+use baton_protocol::metadata::Flush;
 use baton_protocol::peer::{Ack, Append, Mismatch, Refused, ReplicaMessage};
 
 use crate::producers::ProducerStamp;
@@ -38,8 +40,17 @@ pub struct PartitionView {
     pub in_sync: BTreeSet<BrokerId>,
     /// Followers that must hold an entry before it is acknowledged.
     pub sync_followers_commit: u32,
-    /// Failures that an election reckons with.
+    /// Failures that an election reckons with. Lower than the former while it is not proven that
+    /// as many followers hold what was committed before that was raised.
     pub sync_followers_elect: u32,
+    /// When entries are made durable.
+    pub flush: Flush,
+    /// A leader assigns offsets below this one only.
+    pub offset_limit: Offset,
+    /// The lowest offset that the leader of this epoch assigns.
+    pub epoch_floor: Offset,
+    /// The last epoch whose election may have lost committed entries.
+    pub lossy_epoch: LeaderEpoch,
     /// All replicas, this one included.
     pub replicas: BTreeMap<BrokerId, ReplicaView>,
 }
@@ -77,7 +88,9 @@ pub struct Proposal {
     pub records: u32,
     /// Its producer's mark, if it has one.
     pub producer: Option<ProducerStamp>,
-    /// How long it may wait for its commit, in milliseconds.
+    /// How firmly it must be stored before it is answered. With [`Acks::None`] only a refusal is.
+    pub acks: Acks,
+    /// How long it may wait for that, in milliseconds.
     pub timeout_ms: u32,
 }
 
@@ -125,8 +138,14 @@ pub enum Input {
         /// The version that the change was proposed against.
         version: PartitionVersion,
     },
-    /// Leave the office of leader to whom the metadata names next: take no more appends.
-    Resign,
+    /// Hand the lead over to this member of the set: appends pause until it holds the whole log
+    /// and is named, or the time is up before it was proposed.
+    HandOver {
+        /// To whom.
+        to: BrokerId,
+        /// How long the pause may last before the successor is proposed, in milliseconds.
+        timeout_ms: u64,
+    },
 }
 
 /// Something to be done.
@@ -183,14 +202,24 @@ pub enum Effect {
         /// Which request.
         request: RequestId,
         /// With what.
-        result: Result<Committed, Refusal>,
+        result: Result<Acknowledged, Refusal>,
     },
-    /// Readers may read up to here.
+    /// Readers may read up to here. Less than before only where a lossy election gave up entries
+    /// that this replica knew to be committed.
     PublishHighWatermark(Offset),
     /// Answer the controller's fence.
     AnswerFence(FenceAnswer),
     /// Ask the controller for another in-sync set.
     ProposeInSync(SetProposal),
+    /// Ask the controller for room: to raise the offset limit to `limit`.
+    AskOffsets {
+        /// The leader's epoch.
+        epoch: LeaderEpoch,
+        /// The limit that is wanted.
+        limit: Offset,
+    },
+    /// Ask the controller to name the successor, in the next epoch.
+    ProposeHandover(HandoverProposal),
     /// This replica took the lead or laid it down.
     RoleChanged {
         /// The epoch it leads in now, if it does.
@@ -207,11 +236,12 @@ pub enum Effect {
     Broken(Breach),
 }
 
-/// A batch is committed.
+/// A batch is stored as firmly as was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Committed {
-    /// Offset of its first record.
-    pub base: Offset,
+pub struct Acknowledged {
+    /// Offset of its first record, if it is committed. Before that the next leader may give the
+    /// offset to another.
+    pub base: Option<Offset>,
     /// The epoch it was appended in.
     pub epoch: LeaderEpoch,
 }
@@ -242,6 +272,8 @@ pub enum Refusal {
         /// That epoch.
         current: u16,
     },
+    /// All offsets that were granted are assigned; more were asked for. Not stored.
+    OutOfOffsets,
     /// The log's storage failed: outcome unknown.
     StorageFailed,
 }
@@ -259,6 +291,8 @@ pub struct FenceAnswer {
     pub log_start: Offset,
     /// Who answers, in which life.
     pub life: BrokerLife,
+    /// It may have lost what it acknowledged: its answer is no vote.
+    pub suspect: bool,
 }
 
 /// A set change that the leader asks for.
@@ -272,6 +306,20 @@ pub struct SetProposal {
     pub new_set: BTreeSet<BrokerId>,
     /// Every member that is added or cleared of suspicion, in the life that was verified.
     pub verified: Vec<BrokerLife>,
+    /// Failures that elections may reckon with from now on, where it is proven that enough members
+    /// hold everything.
+    pub sync_followers_elect: Option<u32>,
+}
+
+/// A planned change of leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HandoverProposal {
+    /// The epoch that is to end.
+    pub epoch: LeaderEpoch,
+    /// The version it was proposed against.
+    pub version: PartitionVersion,
+    /// The successor, in the life that holds the whole log.
+    pub to: BrokerLife,
 }
 
 /// A broken promise.

@@ -1,7 +1,7 @@
 //! What a follower does: take entries that continue its log, cut what conflicts, acknowledge what
 //! is durable.
 
-use baton_protocol::ids::{BrokerId, LeaderEpoch, Offset};
+use baton_protocol::ids::{BrokerId, LeaderEpoch, Offset, Tick};
 use baton_protocol::peer::{Ack, Append, Mismatch, Refused, ReplicaMessage};
 
 use crate::event::{Breach, Effect, EntryShape};
@@ -55,6 +55,7 @@ fn check_shape(append: &Append, entries: &[EntryShape]) -> Result<(), &'static s
 impl Replica {
     pub(crate) fn on_append(
         &mut self,
+        now: Tick,
         append: Append,
         entries: &[EntryShape],
         out: &mut Vec<Effect>,
@@ -99,12 +100,16 @@ impl Replica {
             }
             Fit::New { skip, cut } => {
                 if let Some(to) = cut {
-                    if to < self.log.high_watermark {
-                        let breach = Breach::TruncateBelowWatermark {
-                            to,
-                            high_watermark: self.log.high_watermark,
-                        };
-                        return self.break_down(breach, out);
+                    if to < self.log.high_watermark && !self.may_give_up(&append) {
+                        // The metadata may not have told yet of the election that allows it.
+                        if append.epoch <= self.view.epoch {
+                            let breach = Breach::TruncateBelowWatermark {
+                                to,
+                                high_watermark: self.log.high_watermark,
+                            };
+                            self.break_down(breach, out);
+                        }
+                        return;
                     }
                     self.truncate(to, append.epoch, out);
                 }
@@ -115,10 +120,16 @@ impl Replica {
             }
         }
         self.follow_watermark(&append, out);
-        self.flush(out);
-        if self.log.durable_end == self.log.end || !self.rules.hold(Rule::AckAfterFlush) {
+        self.flush(now, out);
+        if self.held_end() == self.log.end {
             self.acknowledge(out);
         }
+    }
+
+    /// Whether what this replica knows to be committed may be cut: an election that is recorded as
+    /// one that may lose entries lies between its log and this leader.
+    fn may_give_up(&self, append: &Append) -> bool {
+        self.log.epochs.last() < self.view.lossy_epoch && self.view.lossy_epoch <= append.epoch
     }
 
     /// Whether this log holds the entry that the append continues.
@@ -170,6 +181,10 @@ impl Replica {
         self.log.durable_end = self.log.durable_end.min(to);
         self.log.epochs.truncate(to);
         self.log.producers.truncate(to);
+        if to < self.log.high_watermark {
+            self.log.high_watermark = to;
+            out.push(Effect::PublishHighWatermark(to));
+        }
     }
 
     /// Below the leader's watermark everything is committed; but that says something of this log
@@ -195,11 +210,7 @@ impl Replica {
         if epoch < self.promised && self.rules.hold(Rule::FenceRefusesLower) {
             return;
         }
-        let durable_end = if self.rules.hold(Rule::AckAfterFlush) {
-            self.log.durable_end
-        } else {
-            self.log.end
-        };
+        let durable_end = self.held_end();
         let ack = Ack {
             epoch,
             from: self.me,

@@ -26,6 +26,8 @@ pub struct InFlight {
 /// Everything that the rules about the set look at.
 pub(crate) struct Holders<'a> {
     pub me: BrokerId,
+    /// How far this replica counts itself a holder.
+    pub own_end: Offset,
     pub log: &'a LogShape,
     pub view: &'a PartitionView,
     pub leader: &'a Leader,
@@ -40,7 +42,7 @@ impl Holders<'_> {
             return Offset::ZERO;
         }
         if member == self.me {
-            return self.log.durable_end;
+            return self.own_end;
         }
         match self.leader.followers.get(&member) {
             Some(follower) if follower.verified => follower.matched,
@@ -114,15 +116,26 @@ impl Holders<'_> {
                 verified.retain(|life: &BrokerLife| life.broker != *member);
             }
         }
-        if set == self.view.in_sync && verified.is_empty() {
-            return None;
-        }
+        let sync_followers_elect = if set == self.view.in_sync && verified.is_empty() {
+            Some(self.proven_failures(required)?)
+        } else {
+            None
+        };
         Some(SetProposal {
             epoch: self.leader.epoch,
             version: self.view.version,
             new_set: set,
             verified,
+            sync_followers_elect,
         })
+    }
+
+    /// Elections may reckon with more failures, once as many followers hold everything that was
+    /// committed when fewer sufficed.
+    fn proven_failures(&self, required: Offset) -> Option<u32> {
+        let raised = self.view.sync_followers_elect < self.view.sync_followers_commit;
+        let proven = self.count(&self.view.in_sync, required) >= self.needed();
+        (raised && proven).then_some(self.view.sync_followers_commit)
     }
 
     /// Never below k+1 members, and k+1 of those that stay hold everything.

@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use baton_protocol::client::Acks;
 use baton_protocol::ids::{BrokerId, BrokerLife, LeaderEpoch, Offset, PartitionVersion, Tick};
 use baton_protocol::peer::{Ack, Append, Mismatch, Refused};
 
 use crate::epochs::Divergence;
-use crate::event::{Committed, Effect, EntryShape, Proposal, Refusal, RequestId};
+use crate::event::{Acknowledged, Effect, EntryShape, Proposal, Refusal, RequestId};
+use crate::handover::Handover;
 use crate::in_sync::{Holders, InFlight};
+use crate::offsets::OffsetRoom;
 use crate::pending::Pending;
 use crate::producers::Verdict;
 use crate::progress::{Progress, Sending};
@@ -23,7 +26,9 @@ const RETRY_DOUBLINGS_MAX: u32 = 3;
 pub struct Leader {
     /// The epoch it leads in.
     pub epoch: LeaderEpoch,
-    /// Offset of its epoch-start entry.
+    /// The log's end when it took the lead.
+    pub taken_at: Offset,
+    /// Offset of its epoch-start entry: there, or higher up after a lossy election.
     pub epoch_start: Offset,
     /// The other replicas.
     pub followers: BTreeMap<BrokerId, Progress>,
@@ -31,20 +36,37 @@ pub struct Leader {
     pub change: Option<InFlight>,
     /// Requests that wait for their commit.
     pub pending: Pending,
+    /// Requests that wait until this replica itself holds them.
+    pub stored: Pending,
     /// Since when too few members of the set can be reached.
     pub short_since: Option<Tick>,
-    /// It takes no more appends: its successor is being named.
-    pub resigned: bool,
+    /// It takes no appends: its successor catches up, or is being named.
+    pub handover: Option<Handover>,
+    /// The room for offsets that was asked for.
+    pub offsets: OffsetRoom,
     /// Followers with nothing else to hear are told the watermark at the next tick only, not after
     /// every commit: a producer with one batch in flight would double the traffic.
     pub tell_watermark: bool,
+}
+
+impl Leader {
+    /// Answers everything that waits with `refusal`.
+    pub(crate) fn refuse_all(&mut self, refusal: Refusal, out: &mut Vec<Effect>) {
+        self.pending.refuse_all(refusal, out);
+        self.stored.refuse_all(refusal, out);
+    }
 }
 
 impl Replica {
     /// Takes up the lead: the first entry of a reign is its epoch-start entry.
     pub(crate) fn take_the_lead(&mut self, now: Tick, out: &mut Vec<Effect>) {
         let epoch = self.view.epoch;
-        let base = self.log.end;
+        let taken_at = self.log.end;
+        let base = if self.rules.hold(Rule::LossyElectionsStartAtTheLimit) {
+            taken_at.max(self.view.epoch_floor)
+        } else {
+            taken_at
+        };
         let followers = self
             .view
             .replicas
@@ -52,18 +74,21 @@ impl Replica {
             .filter(|(id, _)| **id != self.me.broker)
             .map(|(id, replica)| {
                 let linked = self.links.contains(id);
-                (*id, Progress::new(replica.life, linked, base, now))
+                (*id, Progress::new(replica.life, linked, taken_at, now))
             })
             .collect();
         self.led = epoch;
         self.role = Role::Leader(Box::new(Leader {
             epoch,
+            taken_at,
             epoch_start: base,
             followers,
             change: None,
             pending: Pending::default(),
+            stored: Pending::default(),
             short_since: None,
-            resigned: false,
+            handover: None,
+            offsets: OffsetRoom::default(),
             tell_watermark: false,
         }));
         out.push(Effect::RoleChanged {
@@ -82,12 +107,15 @@ impl Replica {
     /// Does what the present state calls for: flush, commit, answer, push, keep the set. Called
     /// after everything that a leader hears.
     pub(crate) fn lead_on(&mut self, now: Tick, out: &mut Vec<Effect>) {
-        self.flush(out);
+        self.flush(now, out);
         self.commit(out);
         let log_end = self.log.end;
+        let own_end = self.held_end();
         if let Role::Leader(leader) = &mut self.role {
             leader.pending.release(self.log.high_watermark, out);
             leader.pending.expire(now, out);
+            leader.stored.release(own_end, out);
+            leader.stored.expire(now, out);
             for follower in leader.followers.values_mut() {
                 follower.measure_lag(log_end, now);
             }
@@ -96,6 +124,8 @@ impl Replica {
         self.push_all(now, out);
         self.watch_reach(now);
         self.keep_set(now, out);
+        self.keep_room(now, out);
+        self.hand_over(now, out);
         if let Role::Leader(leader) = &mut self.role {
             leader.tell_watermark = false;
         }
@@ -105,6 +135,7 @@ impl Replica {
         match &self.role {
             Role::Leader(leader) => Some(Holders {
                 me: self.me.broker,
+                own_end: self.held_end(),
                 log: &self.log,
                 view: &self.view,
                 leader,
@@ -128,14 +159,11 @@ impl Replica {
         if let Some(stamp) = &proposal.producer
             && self.rules.hold(Rule::DedupeSurvivesFailover)
         {
-            match self.log.producers.judge(stamp) {
+            match self.log.producers.judge(stamp, self.view.lossy_epoch) {
                 Verdict::Fresh => {}
                 Verdict::Duplicate(first) => {
-                    let committed = Committed {
-                        base: first.base,
-                        epoch: first.leader_epoch,
-                    };
-                    return self.await_commit(now, &proposal, first.end, committed, out);
+                    let (base, epoch) = (first.base, first.leader_epoch);
+                    return self.await_hold(now, &proposal, base, first.end, epoch, out);
                 }
                 Verdict::OutOfOrder { expected } => {
                     return refuse(request, Refusal::OutOfOrder { expected }, out);
@@ -151,6 +179,9 @@ impl Replica {
         let epoch = leader.epoch;
         let base = self.log.end;
         let end = base.plus(u64::from(proposal.records));
+        if end > self.view.offset_limit {
+            return refuse(request, Refusal::OutOfOffsets, out);
+        }
         self.record_entry(&EntryShape {
             epoch,
             base,
@@ -162,22 +193,38 @@ impl Replica {
             base,
             epoch,
         });
-        self.await_commit(now, &proposal, end, Committed { base, epoch }, out);
+        self.await_hold(now, &proposal, base, end, epoch, out);
     }
 
-    fn await_commit(
+    /// Lets a request wait until its batch is held as firmly as was asked for. What only the
+    /// leader holds may be discarded yet, and its offset given to another: so it is not told.
+    fn await_hold(
         &mut self,
         now: Tick,
         proposal: &Proposal,
+        base: Offset,
         end: Offset,
-        committed: Committed,
+        epoch: LeaderEpoch,
         out: &mut Vec<Effect>,
     ) {
+        let sure = self.view.sync_followers_commit == 0;
+        let tells_nothing = self.rules.hold(Rule::LeaderAckTellsNoOffset);
         if let Role::Leader(leader) = &mut self.role {
             let deadline = now.after_ms(u64::from(proposal.timeout_ms));
-            leader
-                .pending
-                .push(proposal.request, end, committed, deadline);
+            let request = proposal.request;
+            let base = Some(base);
+            match proposal.acks {
+                Acks::None => {}
+                Acks::Leader if !sure => {
+                    let base = base.filter(|_| !tells_nothing);
+                    let answer = Acknowledged { base, epoch };
+                    leader.stored.push(request, end, answer, deadline);
+                }
+                Acks::Leader | Acks::Committed => {
+                    let answer = Acknowledged { base, epoch };
+                    leader.pending.push(request, end, answer, deadline);
+                }
+            }
         }
         self.lead_on(now, out);
     }
@@ -189,7 +236,7 @@ impl Replica {
         let Role::Leader(leader) = &self.role else {
             return Err(Refusal::NotLeader);
         };
-        if leader.resigned {
+        if leader.handover.is_some() {
             return Err(Refusal::NotLeader);
         }
         match leader.short_since {
@@ -374,7 +421,7 @@ impl Replica {
         let Role::Leader(leader) = &self.role else {
             return;
         };
-        let epoch_start = leader.epoch_start;
+        let taken_at = leader.taken_at;
         let Some(follower) = self.hear(now, ack.epoch, ack.from) else {
             return;
         };
@@ -386,7 +433,7 @@ impl Replica {
             follower.cursor = if prefix {
                 follower.cursor.min(ack.log_end).max(follower.matched)
             } else {
-                follower.cursor.min(epoch_start)
+                follower.cursor.min(taken_at)
             };
             follower.sending = Sending::Stream;
             follower.silent_since = None;
@@ -513,7 +560,7 @@ impl Replica {
             }
             leader.change = None;
         }
-        if leader.resigned {
+        if leader.handover.is_some() {
             return;
         }
         let Some(proposal) = self
@@ -565,13 +612,6 @@ impl Replica {
                 leader.change = None;
             }
             self.lead_on(now, out);
-        }
-    }
-
-    /// Takes no more appends, so that a successor can catch up to the log's very end.
-    pub(crate) fn resign(&mut self) {
-        if let Role::Leader(leader) = &mut self.role {
-            leader.resigned = true;
         }
     }
 }

@@ -34,8 +34,10 @@
 pub mod epochs;
 pub mod event;
 mod follower;
+mod handover;
 mod in_sync;
 mod leader;
+pub mod offsets;
 mod pending;
 pub mod producers;
 mod progress;

@@ -1,20 +1,20 @@
-//! Requests that wait for their commit, in the order of the log.
+//! Requests that wait for a mark on the log (the watermark, or the durable end) to pass them, in
+//! the order of the log.
 //!
-//! They are answered when the watermark passes them, when their time is up, or when the office is
-//! lost. Order within a partition is kept: a request is never answered as committed before one
+//! They are answered when it does, when their time is up, or when the office is lost. Order within a partition is kept: a request is never acknowledged before one
 //! that lies below it.
 
 use std::collections::VecDeque;
 
 use baton_protocol::ids::{Offset, Tick};
 
-use crate::event::{Committed, Effect, Refusal, RequestId};
+use crate::event::{Acknowledged, Effect, Refusal, RequestId};
 
 #[derive(Clone, Debug)]
 struct Waiting {
     request: RequestId,
     end: Offset,
-    committed: Committed,
+    answer: Acknowledged,
     deadline: Tick,
 }
 
@@ -26,31 +26,31 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// Lets `request` wait until the watermark reaches `end`. A repeated batch waits for the end of
+    /// Lets `request` wait until the mark reaches `end`. A repeated batch waits for the end of
     /// the first one, which may lie below what already waits.
-    pub fn push(&mut self, request: RequestId, end: Offset, committed: Committed, deadline: Tick) {
+    pub fn push(&mut self, request: RequestId, end: Offset, answer: Acknowledged, deadline: Tick) {
         let at = self.queue.partition_point(|waiting| waiting.end <= end);
         self.queue.insert(
             at,
             Waiting {
                 request,
                 end,
-                committed,
+                answer,
                 deadline,
             },
         );
         self.earliest_deadline = Some(self.earliest_deadline.map_or(deadline, |d| d.min(deadline)));
     }
 
-    /// Answers all that the watermark has passed.
-    pub fn release(&mut self, high_watermark: Offset, out: &mut Vec<Effect>) {
+    /// Answers all that the mark has passed.
+    pub fn release(&mut self, mark: Offset, out: &mut Vec<Effect>) {
         while let Some(first) = self.queue.front() {
-            if first.end > high_watermark {
+            if first.end > mark {
                 break;
             }
             out.push(Effect::Reply {
                 request: first.request,
-                result: Ok(first.committed),
+                result: Ok(first.answer),
             });
             self.queue.pop_front();
         }

@@ -76,13 +76,16 @@ pub struct ProducerTable {
 }
 
 impl ProducerTable {
-    /// Judges a batch that a producer sent.
-    pub fn judge(&self, stamp: &ProducerStamp) -> Verdict {
-        let Some(batches) = self.producers.get(&stamp.id) else {
-            return first_of_its_epoch(stamp);
-        };
-        let Some(last) = batches.back() else {
-            return first_of_its_epoch(stamp);
+    /// Judges a batch that a producer sent. `lossy_epoch` is the last leader epoch whose election
+    /// may have lost entries: of a producer that has written nothing since, any sequence that goes
+    /// on from what is remembered is taken for its next, since what lay between may be lost.
+    pub fn judge(&self, stamp: &ProducerStamp, lossy_epoch: LeaderEpoch) -> Verdict {
+        let batches = self.producers.get(&stamp.id);
+        let Some((batches, last)) = batches.and_then(|all| Some((all, all.back()?))) else {
+            return match lossy_epoch {
+                LeaderEpoch::NONE => first_of_its_epoch(stamp),
+                _ => Verdict::Fresh,
+            };
         };
         if stamp.epoch < last.stamp.epoch {
             return Verdict::Fenced {
@@ -96,7 +99,9 @@ impl ProducerTable {
             return Verdict::Duplicate(same.clone());
         }
         let expected = last.stamp.next_sequence();
-        if stamp.sequence == expected {
+        let ahead = (SEQUENCES + u64::from(stamp.sequence) - u64::from(expected)) % SEQUENCES;
+        let goes_on = last.leader_epoch < lossy_epoch && ahead < SEQUENCES / 2;
+        if stamp.sequence == expected || goes_on {
             Verdict::Fresh
         } else {
             Verdict::OutOfOrder { expected }
@@ -168,15 +173,15 @@ mod tests {
     #[test]
     fn a_repeated_batch_is_found_and_a_gap_refused() {
         let mut table = ProducerTable::default();
-        assert_eq!(table.judge(&stamp(0, 3)), Verdict::Fresh);
+        assert_eq!(table.judge(&stamp(0, 3), LeaderEpoch::NONE), Verdict::Fresh);
         table.append(batch(0, 3, 10), Offset(0));
         assert_eq!(
-            table.judge(&stamp(0, 3)),
+            table.judge(&stamp(0, 3), LeaderEpoch::NONE),
             Verdict::Duplicate(batch(0, 3, 10))
         );
-        assert_eq!(table.judge(&stamp(3, 1)), Verdict::Fresh);
+        assert_eq!(table.judge(&stamp(3, 1), LeaderEpoch::NONE), Verdict::Fresh);
         assert_eq!(
-            table.judge(&stamp(4, 1)),
+            table.judge(&stamp(4, 1), LeaderEpoch::NONE),
             Verdict::OutOfOrder { expected: 3 }
         );
     }
@@ -188,17 +193,36 @@ mod tests {
             table.append(batch(i, 1, u64::from(i)), Offset(2));
         }
         table.truncate(Offset(2));
-        assert_eq!(table.judge(&stamp(2, 1)), Verdict::Fresh);
+        assert_eq!(table.judge(&stamp(2, 1), LeaderEpoch::NONE), Verdict::Fresh);
         assert_eq!(
-            table.judge(&stamp(1, 1)),
+            table.judge(&stamp(1, 1), LeaderEpoch::NONE),
             Verdict::Duplicate(batch(1, 1, 1))
         );
+    }
+
+    #[test]
+    fn after_a_lossy_election_a_producer_goes_on_where_it_was() {
+        let mut table = ProducerTable::default();
+        table.append(batch(0, 3, 10), Offset(0));
+        let lossy = LeaderEpoch(2);
+        assert_eq!(table.judge(&stamp(9, 1), lossy), Verdict::Fresh);
+        assert_eq!(
+            table.judge(&stamp(0, 3), lossy),
+            Verdict::Duplicate(batch(0, 3, 10))
+        );
+        let older = table.judge(&stamp(1, 1), lossy);
+        assert_eq!(older, Verdict::OutOfOrder { expected: 3 });
+        let mut since = batch(9, 1, 20);
+        since.leader_epoch = lossy;
+        table.append(since, Offset(0));
+        let gap = table.judge(&stamp(12, 1), lossy);
+        assert_eq!(gap, Verdict::OutOfOrder { expected: 10 });
     }
 
     #[test]
     fn a_sequence_wraps_after_the_greatest_one() {
         let mut table = ProducerTable::default();
         table.append(batch(i32::MAX as u32 - 1, 2, 0), Offset(0));
-        assert_eq!(table.judge(&stamp(0, 1)), Verdict::Fresh);
+        assert_eq!(table.judge(&stamp(0, 1), LeaderEpoch::NONE), Verdict::Fresh);
     }
 }

@@ -4,6 +4,7 @@
 //! does in `follower.rs`; here is what both share: metadata, fences, flushes.
 
 use baton_protocol::ids::{BrokerId, BrokerLife, LeaderEpoch, Offset, Tick};
+use baton_protocol::metadata::Flush;
 use baton_protocol::peer::ReplicaMessage;
 
 use crate::epochs::EpochHistory;
@@ -31,6 +32,8 @@ pub struct Config {
     pub in_sync_return_ms: u64,
     /// How long a set change may be without outcome before it is asked for again, in milliseconds.
     pub change_retry_ms: u64,
+    /// How often a log is made durable where that is not waited for, in milliseconds.
+    pub flush_interval_ms: u64,
 }
 
 impl Default for Config {
@@ -43,6 +46,7 @@ impl Default for Config {
             in_sync_lag_ms: 3_000,
             in_sync_return_ms: 300,
             change_retry_ms: 500,
+            flush_interval_ms: 1_000,
         }
     }
 }
@@ -62,13 +66,8 @@ pub struct LogShape {
     pub epochs: EpochHistory,
     /// What is known of its producers.
     pub producers: ProducerTable,
-}
-
-impl LogShape {
-    /// *n*: the epoch of the last entry of the durable log.
-    pub fn durable_epoch(&self) -> LeaderEpoch {
-        self.epochs.before(self.durable_end)
-    }
+    /// It may lack what an earlier life acknowledged: it was found missing or damaged.
+    pub lossy: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -91,6 +90,7 @@ pub struct Replica {
     /// The last epoch this replica led in: an office once laid down is not resumed.
     pub(crate) led: LeaderEpoch,
     pub(crate) flushing: bool,
+    pub(crate) flushed_at: Tick,
     /// A cut was made while a flush was on: of what that flush claims, only what lies below the cut
     /// is what is in the log now.
     pub(crate) flush_ceiling: Option<Offset>,
@@ -123,6 +123,7 @@ impl Replica {
             view,
             led: LeaderEpoch::NONE,
             flushing: false,
+            flushed_at: Tick(0),
             flush_ceiling: None,
             links: links.into_iter().collect(),
             role: Role::Follower(Follower::default()),
@@ -139,7 +140,7 @@ impl Replica {
             Input::Metadata(view) => self.on_metadata(now, view, out),
             Input::Fence(epoch) => self.on_fence(epoch, out),
             Input::Propose(proposal) => self.on_propose(now, proposal, out),
-            Input::Append(append, entries) => self.on_append(append, &entries, out),
+            Input::Append(append, entries) => self.on_append(now, append, &entries, out),
             Input::Ack(ack) => self.on_ack(now, ack, out),
             Input::Mismatch(mismatch) => self.on_mismatch(now, mismatch, out),
             Input::Refused(refused) => self.on_refused(now, refused, out),
@@ -149,7 +150,7 @@ impl Replica {
             Input::LinkUp(peer) => self.on_link_up(now, peer, out),
             Input::LinkDown(peer) => self.on_link_down(peer),
             Input::SetChangeRefused { version } => self.on_change_refused(now, version, out),
-            Input::Resign => self.resign(),
+            Input::HandOver { to, timeout_ms } => self.on_hand_over(now, to, timeout_ms, out),
         }
         if cfg!(debug_assertions) {
             self.verify();
@@ -171,6 +172,8 @@ impl Replica {
         if let Role::Leader(leader) = &mut self.role {
             leader.tell_watermark = true;
             self.lead_on(now, out);
+        } else {
+            self.flush(now, out);
         }
     }
 
@@ -181,6 +184,10 @@ impl Replica {
         }
         self.promised = self.promised.max(view.epoch);
         self.view = view;
+        if self.is_flagged() {
+            // From here on the metadata says so, until it says that the log is whole again.
+            self.log.lossy = false;
+        }
         if let Role::Leader(leader) = &self.role
             && leader.epoch < self.view.epoch
         {
@@ -193,13 +200,38 @@ impl Replica {
         }
     }
 
+    fn is_flagged(&self) -> bool {
+        let me = self.view.replicas.get(&self.me.broker);
+        me.is_some_and(|replica| replica.suspect)
+    }
+
+    /// How far this replica counts itself a holder of its log.
+    pub(crate) fn held_end(&self) -> Offset {
+        match self.view.flush {
+            Flush::Ack if self.rules.hold(Rule::AckAfterFlush) => self.log.durable_end,
+            Flush::Ack | Flush::Interval => self.log.end,
+        }
+    }
+
+    /// Whether this view would make it take up the lead: its host makes room for the first entry
+    /// before it shows such a view.
+    pub fn would_lead(&self, view: &PartitionView) -> bool {
+        let newer = (view.epoch, view.version) >= (self.view.epoch, self.view.version);
+        let follows = matches!(self.role, Role::Follower(_));
+        newer && follows && self.grants(view, self.promised.max(view.epoch))
+    }
+
     /// Whether the metadata names this life as leader, in an epoch that it may still take up.
     fn is_granted(&self) -> bool {
-        let named = self.view.leader.is_some_and(|leader| {
+        self.grants(&self.view, self.promised)
+    }
+
+    fn grants(&self, view: &PartitionView, promised: LeaderEpoch) -> bool {
+        let named = view.leader.is_some_and(|leader| {
             leader.broker == self.me.broker
                 && (leader.epoch == self.me.epoch || !self.rules.hold(Rule::GrantBoundToLife))
         });
-        named && self.view.epoch == self.promised && self.led < self.view.epoch
+        named && view.epoch == promised && self.led < view.epoch
     }
 
     fn on_fence(&mut self, epoch: LeaderEpoch, out: &mut Vec<Effect>) {
@@ -213,12 +245,17 @@ impl Replica {
                 self.step_down(out);
             }
         }
+        let held_end = match self.view.flush {
+            Flush::Ack => self.log.durable_end,
+            Flush::Interval => self.log.end,
+        };
         out.push(Effect::AnswerFence(FenceAnswer {
             epoch,
-            last_epoch: self.log.durable_epoch(),
-            durable_end: self.log.durable_end,
+            last_epoch: self.log.epochs.before(held_end),
+            durable_end: held_end,
             log_start: self.log.start,
             life: self.me,
+            suspect: self.is_suspect(),
         }));
     }
 
@@ -226,7 +263,7 @@ impl Replica {
     /// leader may commit it.
     pub(crate) fn step_down(&mut self, out: &mut Vec<Effect>) {
         if let Role::Leader(leader) = &mut self.role {
-            leader.pending.refuse_all(Refusal::LeaderChanged, out);
+            leader.refuse_all(Refusal::LeaderChanged, out);
             self.role = Role::Follower(Follower::default());
             out.push(Effect::RoleChanged { leading: None });
         }
@@ -235,17 +272,22 @@ impl Replica {
     /// Takes no part any more.
     pub(crate) fn break_down(&mut self, breach: Breach, out: &mut Vec<Effect>) {
         if let Role::Leader(leader) = &mut self.role {
-            leader.pending.refuse_all(Refusal::StorageFailed, out);
+            leader.refuse_all(Refusal::StorageFailed, out);
             out.push(Effect::RoleChanged { leading: None });
         }
         self.role = Role::Broken;
         out.push(Effect::Broken(breach));
     }
 
-    /// Asks for a flush, unless one is on or there is nothing to flush.
-    pub(crate) fn flush(&mut self, out: &mut Vec<Effect>) {
-        if !self.flushing && self.log.durable_end < self.log.end {
+    /// Asks for a flush, unless one is on, there is nothing to flush, or it is not time yet.
+    pub(crate) fn flush(&mut self, now: Tick, out: &mut Vec<Effect>) {
+        let due = match self.view.flush {
+            Flush::Ack => true,
+            Flush::Interval => now.since_ms(self.flushed_at) >= self.config.flush_interval_ms,
+        };
+        if due && !self.flushing && self.log.durable_end < self.log.end {
             self.flushing = true;
+            self.flushed_at = now;
             out.push(Effect::Flush);
         }
     }
@@ -254,7 +296,7 @@ impl Replica {
         self.flushing = false;
         let end = end.min(self.flush_ceiling.take().unwrap_or(end));
         self.log.durable_end = self.log.durable_end.max(end.min(self.log.end));
-        self.flush(out);
+        self.flush(now, out);
         match &self.role {
             Role::Leader(_) => self.lead_on(now, out),
             Role::Follower(_) => self.acknowledge(out),
@@ -288,7 +330,7 @@ impl Replica {
 
     /// Accounts for an entry that is being stored.
     pub(crate) fn record_entry(&mut self, entry: &crate::event::EntryShape) {
-        self.log.epochs.append(entry.epoch, entry.base);
+        self.log.epochs.append(entry.epoch, self.log.end);
         self.log.end = entry.end;
         if let Some(stamp) = entry.producer {
             self.log.producers.append(
@@ -335,6 +377,11 @@ impl Replica {
         }
     }
 
+    /// Whether it may lack what it acknowledged, as it found out itself or as the metadata says.
+    pub fn is_suspect(&self) -> bool {
+        self.log.lossy || self.is_flagged()
+    }
+
     /// Whether a promise was broken.
     pub fn is_broken(&self) -> bool {
         matches!(self.role, Role::Broken)
@@ -353,7 +400,7 @@ impl Replica {
                 .followers
                 .iter()
                 .map(|(id, follower)| (*id, follower.matched))
-                .chain([(self.me.broker, self.log.durable_end)])
+                .chain([(self.me.broker, self.held_end())])
                 .collect(),
             Role::Follower(_) | Role::Broken => Vec::new(),
         }

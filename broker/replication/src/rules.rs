@@ -28,6 +28,13 @@ pub enum Rule {
     GrantBoundToLife,
     /// A proposal of a set change stays in force until its outcome is learned.
     TimeoutIsNotRejection,
+    /// A batch that only the leader holds is acknowledged without an offset.
+    LeaderAckTellsNoOffset,
+    /// After an election that may have lost entries, the first offset is the limit that no leader
+    /// of before went beyond.
+    LossyElectionsStartAtTheLimit,
+    /// A leader that hands over takes no appends until it knows the outcome.
+    PausedUntilTheOutcome,
     /// A repeated batch is answered with its first offset, across failovers.
     DedupeSurvivesFailover,
 }

@@ -10,10 +10,12 @@ use std::time::Duration;
 
 use actix::Addr;
 use baton_controller::session::{FenceAnswer, FromController, ToController};
-use baton_controller::state::SetChange;
+use baton_controller::state::{Handover, OffsetGrant, SetChange};
 use baton_protocol::admin::{AdminRequest, AdminResponse};
 use baton_protocol::error::{ErrorCode, WireError};
-use baton_protocol::ids::{BrokerEpoch, BrokerId, BrokerLife, TopicId, TopicPartition};
+use baton_protocol::ids::{
+    BrokerEpoch, BrokerId, BrokerLife, LeaderEpoch, Offset, ProcessId, TopicId, TopicPartition,
+};
 use baton_protocol::peer::{Opening, OpeningReply, PEER_PROTOCOL_VERSION};
 use baton_replication::event as core;
 use tokio::net::TcpStream;
@@ -21,10 +23,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::actors::messages::{
-    ControllerKnown, FencePartitions, MetadataCommands, MetadataSnapshot, Registered,
-    SetChangesRefused,
+    ControllerKnown, FencePartitions, HandOverPartition, MetadataCommands, MetadataSnapshot,
+    Registered, SetChangesRefused,
 };
 use crate::actors::router::Router;
+use crate::data_dir::{self, DataDir};
 use crate::net::connection::{self, ConnectionError, FrameReader, Outgoing};
 use crate::shared::Shared;
 
@@ -50,10 +53,14 @@ pub enum Report {
     FenceAnswer(TopicPartition, core::FenceAnswer),
     /// A leader asks for another in-sync set.
     SetChange(TopicPartition, core::SetProposal),
+    /// A leader asks for room for offsets.
+    Offsets(TopicPartition, LeaderEpoch, Offset),
+    /// A leader proposes its successor.
+    Handover(TopicPartition, core::HandoverProposal),
+    /// A log was found missing or damaged.
+    Suspect(TopicPartition),
     /// A connection to this life of a broker was refused.
     ConnectionRefused(BrokerId, BrokerEpoch),
-    /// A replica can be used no more: the broker cannot answer for its disk.
-    ReplicaFailed(TopicPartition),
     /// A request, with where its answer goes.
     Ask(
         AdminRequest,
@@ -120,6 +127,12 @@ pub struct Registration {
     pub peer_address: String,
     /// Its disk may have lost acknowledged entries.
     pub log_lost: bool,
+    /// The last life that its disk shows.
+    pub shown_life: Option<BrokerEpoch>,
+    /// This process.
+    pub process: ProcessId,
+    /// The machine has restarted since the last process, which did not end properly.
+    pub unclean_restart: bool,
 }
 
 /// Why a session ended.
@@ -142,6 +155,7 @@ pub struct Keeper {
     shared: Arc<Shared>,
     router: Addr<Router>,
     registration: Registration,
+    data_dir: Arc<DataDir>,
     disk: DiskProgress,
     reports: mpsc::UnboundedReceiver<Report>,
     waiting: HashMap<u64, oneshot::Sender<Result<AdminResponse, WireError>>>,
@@ -155,6 +169,7 @@ impl Keeper {
         shared: Arc<Shared>,
         router: Addr<Router>,
         registration: Registration,
+        data_dir: Arc<DataDir>,
         disk: DiskProgress,
         reports: mpsc::UnboundedReceiver<Report>,
     ) -> Self {
@@ -162,6 +177,7 @@ impl Keeper {
             shared,
             router,
             registration,
+            data_dir,
             disk,
             reports,
             waiting: HashMap::new(),
@@ -281,6 +297,9 @@ impl Keeper {
                 client_address,
                 peer_address,
                 log_lost,
+                shown_life,
+                process,
+                unclean_restart,
             } = self.registration.clone();
             send(
                 out,
@@ -289,6 +308,9 @@ impl Keeper {
                     client_address,
                     peer_address,
                     log_lost,
+                    shown_life,
+                    process,
+                    unclean_restart,
                 },
             );
         }
@@ -318,15 +340,34 @@ impl Keeper {
     fn hear(&mut self, message: FromController) -> Result<(), SessionError> {
         match message {
             FromController::Registered { epoch } => {
+                // Before anything is done in this life, the disk shows it: another disk, or an older
+                // copy of this one, is told from it by that.
+                if let Err(error) = self.data_dir.remember_life(epoch) {
+                    tracing::error!(%error, "this broker ends: its life cannot be written down");
+                    std::process::exit(1);
+                }
                 tracing::info!(%epoch, "registered");
                 self.shared.life.send_replace(Some(epoch));
                 self.router.do_send(Registered(epoch));
             }
-            FromController::Snapshot(state) => self.router.do_send(MetadataSnapshot(state)),
+            FromController::Snapshot(state) => {
+                // Before anybody acts on it: what lies in the directory of another cluster is none
+                // of this one's business.
+                if let Err(error) =
+                    data_dir::bind_to_cluster(self.data_dir.path(), state.cluster_id)
+                {
+                    tracing::error!(%error, "this broker ends");
+                    std::process::exit(1);
+                }
+                self.router.do_send(MetadataSnapshot(state));
+            }
             FromController::Commands(commands) => self.router.do_send(MetadataCommands(commands)),
             FromController::Fence(fences) => self.router.do_send(FencePartitions(fences)),
             FromController::SetChangesRefused(refused) => {
                 self.router.do_send(SetChangesRefused(refused));
+            }
+            FromController::HandOver(partition, epoch, to) => {
+                self.router.do_send(HandOverPartition(partition, epoch, to));
             }
             FromController::AdminResult { id, result } => {
                 if let Some(answer) = self.waiting.remove(&id) {
@@ -349,6 +390,7 @@ impl Keeper {
             sleep(COLLECT).await;
         }
         let (mut answers, mut changes) = (Vec::new(), Vec::new());
+        let (mut grants, mut handovers, mut suspects) = (Vec::new(), Vec::new(), Vec::new());
         let mut next = Some(first);
         while let Some(report) = next {
             match report {
@@ -361,15 +403,23 @@ impl Keeper {
                     version: proposal.version,
                     new_set: proposal.new_set,
                     verified: proposal.verified,
+                    sync_followers_elect: proposal.sync_followers_elect,
                 }),
+                Report::Offsets(partition, epoch, limit) => grants.push(OffsetGrant {
+                    partition,
+                    epoch,
+                    limit,
+                }),
+                Report::Handover(partition, proposal) => handovers.push(Handover {
+                    partition,
+                    epoch: proposal.epoch,
+                    version: proposal.version,
+                    to: proposal.to,
+                }),
+                Report::Suspect(partition) => suspects.push(partition),
                 Report::ConnectionRefused(broker, epoch) => {
                     let life = BrokerLife { broker, epoch };
                     send(out, &ToController::ConnectionRefused { life });
-                }
-                Report::ReplicaFailed(partition) => {
-                    crate::data_dir::note_failure(&self.shared.config.broker.data_dir);
-                    tracing::error!(%partition, "this broker ends: a replica failed, and others can take over only from a broker that is gone");
-                    std::process::exit(1);
                 }
                 Report::Ask(request, answer) => {
                     let id = self.next_request;
@@ -388,8 +438,18 @@ impl Keeper {
             }
             next = self.reports.try_recv().ok();
         }
+        // Before the answers, so that those of a damaged log are known for what they are.
+        if !suspects.is_empty() {
+            send(out, &ToController::ReportSuspect(suspects));
+        }
         if !answers.is_empty() {
             send(out, &ToController::FenceAnswers(answers));
+        }
+        if !grants.is_empty() {
+            send(out, &ToController::AskOffsets(grants));
+        }
+        if !handovers.is_empty() {
+            send(out, &ToController::ProposeHandovers(handovers));
         }
         if !changes.is_empty() {
             send(out, &ToController::ProposeInSync(changes));
@@ -405,6 +465,7 @@ fn fence_answer(partition: TopicPartition, answer: &core::FenceAnswer) -> FenceA
         durable_end: answer.durable_end,
         log_start: answer.log_start,
         life: answer.life,
+        suspect: answer.suspect,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use actix::Message;
 use baton_controller::state::{ClusterState, Command};
-use baton_protocol::client::PartitionStatus;
+use baton_protocol::client::{Acks, PartitionStatus};
 use baton_protocol::error::WireError;
 use baton_protocol::ids::{
     BrokerEpoch, BrokerId, LeaderEpoch, MetadataIndex, PartitionVersion, TopicPartition,
@@ -23,7 +23,9 @@ use crate::driver::{CheckedBatch, FlushWork};
 pub struct Produce {
     /// The batch, checked.
     pub batch: CheckedBatch,
-    /// How long it may wait for its commit.
+    /// How firmly it must be stored before it is answered.
+    pub acks: Acks,
+    /// How long it may wait for that, in milliseconds.
     pub timeout_ms: u32,
     /// Where to answer.
     pub answer: Answer,
@@ -49,6 +51,16 @@ pub struct ViewChanged(pub PartitionView);
 #[rtype(result = "()")]
 pub struct Fence(pub LeaderEpoch);
 
+/// The leader of this epoch shall hand over.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct HandOver {
+    /// Whom it is meant for.
+    pub epoch: LeaderEpoch,
+    /// The broker that shall lead.
+    pub to: BrokerId,
+}
+
 /// The controller refused a set change for good.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -72,16 +84,16 @@ pub struct LinkChanged {
 /// Time passed.
 #[derive(Message, Clone, Copy)]
 #[rtype(result = "()")]
-pub struct Tick;
+pub struct TimePassed;
 
 /// Asks for the partition's offsets, as its leader knows them.
 #[derive(Message)]
 #[rtype(result = "Result<PartitionStatus, WireError>")]
 pub struct AskStatus;
 
-/// Ends the replica: with `delete`, its data too.
+/// Ends the replica. Whether everything it holds is known to be durable.
 #[derive(Message)]
-#[rtype(result = "()")]
+#[rtype(result = "bool")]
 pub struct ClosePartition;
 
 // ---- to the flusher -------------------------------------------------------------------------
@@ -118,6 +130,11 @@ pub struct MetadataCommands(pub Vec<(MetadataIndex, Command)>);
 #[rtype(result = "()")]
 pub struct FencePartitions(pub Vec<(TopicPartition, LeaderEpoch)>);
 
+/// A leader shall hand over.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct HandOverPartition(pub TopicPartition, pub LeaderEpoch, pub BrokerId);
+
 /// The controller refused set changes for good.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -128,7 +145,7 @@ pub struct SetChangesRefused(pub Vec<(TopicPartition, PartitionVersion)>);
 #[rtype(result = "()")]
 pub struct ControllerKnown(pub Option<BrokerId>);
 
-/// Ends all replicas in good order.
+/// Ends all replicas in good order. Whether all did.
 #[derive(Message)]
-#[rtype(result = "()")]
+#[rtype(result = "bool")]
 pub struct CloseAll;

@@ -3,24 +3,32 @@
 use std::collections::HashMap;
 
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler};
-use baton_protocol::client::{PartitionStatus, ResponseBody};
+use baton_protocol::client::{Acks, PartitionStatus, ResponseBody};
 use baton_protocol::error::{ErrorCode, WireError};
-use baton_protocol::ids::{Offset, TopicPartition};
+use baton_protocol::ids::{Offset, Tick, TopicPartition};
 use baton_protocol::peer::PeerMessage;
 use baton_replication::Input;
-use baton_replication::event::{Breach, Committed, Refusal, RequestId};
+use baton_replication::event::{Acknowledged, Breach, Refusal, RequestId};
 use tokio::sync::watch;
 
 use crate::actors::answer::Answer;
 use crate::actors::control_link::{ControlLink, Report};
 use crate::actors::flusher::Flusher;
 use crate::actors::messages::{
-    AskStatus, ClosePartition, Fence, Flushed, FromPeer, LinkChanged, Produce, RunFlush,
-    SetChangeRefused, Tick, ViewChanged,
+    AskStatus, ClosePartition, Fence, Flushed, FromPeer, HandOver, LinkChanged, Produce, RunFlush,
+    SetChangeRefused, TimePassed, ViewChanged,
 };
 use crate::actors::peer_link::PeerLinks;
 use crate::clock::Clock;
 use crate::driver::{BrokenReason, Driver, Output, ProduceError};
+use crate::failure::Failure;
+
+/// How often a loss is reported until the metadata shows it, in milliseconds.
+const REPORT_AGAIN_MS: u64 = 1_000;
+
+/// How long a leader pauses for its successor to catch up, in milliseconds. In the set it is close
+/// behind.
+const HANDOVER_TIMEOUT_MS: u64 = 1_000;
 
 /// What a partition talks to.
 #[derive(Clone)]
@@ -29,6 +37,8 @@ pub struct Surroundings {
     pub links: PeerLinks,
     /// The controller.
     pub control: ControlLink,
+    /// How the broker ends when a replica cannot go on.
+    pub failure: Failure,
     /// The threads that flush.
     pub flusher: Addr<Flusher>,
     /// The time.
@@ -43,6 +53,7 @@ pub struct Partition {
     watermark: watch::Sender<Offset>,
     answers: HashMap<RequestId, Answer>,
     next_request: u64,
+    loss_reported_at: Option<Tick>,
     outputs: Vec<Output>,
 }
 
@@ -61,6 +72,7 @@ impl Partition {
             watermark,
             answers: HashMap::new(),
             next_request: 0,
+            loss_reported_at: None,
             outputs: Vec::new(),
         }
     }
@@ -112,6 +124,16 @@ impl Partition {
                     .control
                     .report(Report::SetChange(partition, proposal));
             }
+            Output::AskOffsets { epoch, limit } => {
+                self.around
+                    .control
+                    .report(Report::Offsets(partition, epoch, limit));
+            }
+            Output::ProposeHandover(proposal) => {
+                self.around
+                    .control
+                    .report(Report::Handover(partition, proposal));
+            }
             Output::RoleChanged { leading } => match leading {
                 Some(epoch) => tracing::info!(%partition, %epoch, "leads"),
                 None => tracing::info!(%partition, "no longer leads"),
@@ -131,11 +153,23 @@ impl Partition {
     fn broken(&self, reason: &BrokenReason) {
         let partition = self.id;
         tracing::error!(%partition, ?reason, "this replica takes no part any more");
+        let full = matches!(reason, BrokenReason::Storage(error) if error.is_full());
         match reason {
+            BrokenReason::Storage(_) if full => self.around.failure.no_room(partition),
             BrokenReason::Storage(_) | BrokenReason::Breach(Breach::FlushFailed) => {
-                self.around.control.report(Report::ReplicaFailed(partition));
+                self.around.failure.disk_failed(partition);
             }
             BrokenReason::Breach(Breach::TruncateBelowWatermark { .. }) => {}
+        }
+    }
+
+    /// Says that the log lacks what was acknowledged, until the metadata says it too.
+    fn report_loss(&mut self) {
+        let now = self.around.clock.now();
+        let due = |at: Tick| now.since_ms(at) >= REPORT_AGAIN_MS;
+        if self.driver.replica().log().lossy && self.loss_reported_at.is_none_or(due) {
+            self.loss_reported_at = Some(now);
+            self.around.control.report(Report::Suspect(self.id));
         }
     }
 
@@ -154,10 +188,10 @@ impl Partition {
     }
 }
 
-fn produced(committed: Committed) -> ResponseBody {
+fn produced(acknowledged: Acknowledged) -> ResponseBody {
     ResponseBody::Produced {
-        base_offset: committed.base,
-        epoch: committed.epoch,
+        base_offset: acknowledged.base,
+        epoch: acknowledged.epoch,
     }
 }
 
@@ -184,6 +218,10 @@ fn refusal_error(id: TopicPartition, refusal: &Refusal) -> WireError {
             ErrorCode::ProducerFenced,
             format!("the producer's epoch is {current} by now; not stored"),
         ),
+        Refusal::OutOfOffsets => (
+            ErrorCode::Unavailable,
+            "the leader waits for the controller to grant it more offsets; not stored".into(),
+        ),
         Refusal::StorageFailed => (
             ErrorCode::StorageFailed,
             "the leader's disk failed; outcome unknown".into(),
@@ -202,11 +240,21 @@ impl Handler<Produce> for Partition {
     fn handle(&mut self, message: Produce, ctx: &mut Self::Context) {
         let request = RequestId(self.next_request);
         self.next_request += 1;
-        self.answers.insert(request, message.answer);
+        match message.acks {
+            // It is answered with nothing, not even a refusal.
+            Acks::None => message.answer.forget(),
+            Acks::Leader | Acks::Committed => drop(self.answers.insert(request, message.answer)),
+        }
         let now = self.around.clock.now();
         let outputs = &mut self.outputs;
+        let Produce {
+            batch,
+            acks,
+            timeout_ms,
+            ..
+        } = message;
         self.driver
-            .produce(now, request, &message.batch, message.timeout_ms, outputs);
+            .produce(now, request, &batch, acks, timeout_ms, outputs);
         self.dispatch(ctx);
     }
 }
@@ -257,6 +305,18 @@ impl Handler<SetChangeRefused> for Partition {
     }
 }
 
+impl Handler<HandOver> for Partition {
+    type Result = ();
+
+    fn handle(&mut self, HandOver { epoch, to }: HandOver, ctx: &mut Self::Context) {
+        // It was meant for the leader of that epoch, and nobody after it.
+        if self.driver.replica().leading() == Some(epoch) {
+            let timeout_ms = HANDOVER_TIMEOUT_MS;
+            self.input(Input::HandOver { to, timeout_ms }, ctx);
+        }
+    }
+}
+
 impl Handler<LinkChanged> for Partition {
     type Result = ();
 
@@ -270,12 +330,13 @@ impl Handler<LinkChanged> for Partition {
     }
 }
 
-impl Handler<Tick> for Partition {
+impl Handler<TimePassed> for Partition {
     type Result = ();
 
-    fn handle(&mut self, _: Tick, ctx: &mut Self::Context) {
+    fn handle(&mut self, _: TimePassed, ctx: &mut Self::Context) {
         self.driver.set_wall_clock(self.around.clock.wall_ms());
         self.input(Input::Tick, ctx);
+        self.report_loss();
     }
 }
 
@@ -300,13 +361,17 @@ impl Handler<AskStatus> for Partition {
 }
 
 impl Handler<ClosePartition> for Partition {
-    type Result = ();
+    type Result = bool;
 
-    fn handle(&mut self, _: ClosePartition, ctx: &mut Self::Context) {
+    fn handle(&mut self, _: ClosePartition, ctx: &mut Self::Context) -> bool {
         let partition = self.id;
-        if let Err(error) = self.driver.close() {
-            tracing::warn!(%partition, %error, "the log was not closed in good order; it is checked at the next start");
-        }
         ctx.stop();
+        match self.driver.close() {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(%partition, %error, "the log was not closed in good order; it is checked at the next start");
+                false
+            }
+        }
     }
 }

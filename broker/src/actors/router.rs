@@ -11,18 +11,19 @@ use std::sync::Arc;
 use actix::{Actor, Addr, ArbiterHandle, AsyncContext, Context, Handler, Message, ResponseFuture};
 use baton_controller::state::ClusterState;
 use baton_protocol::ids::{BrokerEpoch, BrokerId, BrokerLife, TopicPartition};
-use baton_protocol::metadata::PartitionRecord;
+use baton_protocol::metadata::{PartitionRecord, TopicRecord};
 use baton_replication::event::{PartitionView, ReplicaView};
 use tokio::sync::watch;
 
 use crate::actors::messages::{
-    CloseAll, ClosePartition, ControllerKnown, Fence, FencePartitions, LinkChanged,
-    MetadataCommands, MetadataSnapshot, Registered, SetChangeRefused, SetChangesRefused,
-    ViewChanged,
+    CloseAll, ClosePartition, ControllerKnown, Fence, FencePartitions, HandOver, HandOverPartition,
+    LinkChanged, MetadataCommands, MetadataSnapshot, Registered, SetChangeRefused,
+    SetChangesRefused, ViewChanged,
 };
 use crate::actors::partition::{Partition, Surroundings};
 use crate::actors::peer_link::{PeerLink, Route, Unlink};
 use crate::actors::routes::Hosted;
+use crate::data_dir::DataDir;
 use crate::hosting::{self, OpenedReplica};
 use crate::shared::Shared;
 
@@ -32,12 +33,16 @@ pub struct Router {
     around: Surroundings,
     /// Arbiters that replicas live on.
     workers: Vec<ArbiterHandle>,
+    directory: Arc<DataDir>,
     data_dir: PathBuf,
     state: Option<ClusterState>,
     replicas: BTreeMap<TopicPartition, ReplicaHere>,
     links: BTreeMap<BrokerId, (Route, Addr<PeerLink>)>,
-    /// The data directory was searched for topics that do not exist.
-    looked_around: bool,
+    /// The replicas that this broker's earlier lives had: those that the metadata showed first. Their
+    /// logs are expected to be there.
+    inherited: Option<BTreeSet<TopicPartition>>,
+    /// The notes of what befell earlier processes have been dropped: all logs are open.
+    settled: bool,
 }
 
 /// A replica that the metadata places here.
@@ -63,17 +68,24 @@ struct Opened {
 
 impl Router {
     /// The router of this broker; replicas are spread over `workers`.
-    pub fn new(shared: Arc<Shared>, around: Surroundings, workers: Vec<ArbiterHandle>) -> Self {
+    pub fn new(
+        shared: Arc<Shared>,
+        around: Surroundings,
+        directory: Arc<DataDir>,
+        workers: Vec<ArbiterHandle>,
+    ) -> Self {
         let data_dir = shared.config.broker.data_dir.clone();
         Router {
             shared,
             around,
             workers,
+            directory,
             data_dir,
             state: None,
             replicas: BTreeMap::new(),
             links: BTreeMap::new(),
-            looked_around: false,
+            inherited: None,
+            settled: false,
         }
     }
 
@@ -89,6 +101,7 @@ impl Router {
         self.follow_brokers(&state, me, ctx);
         self.follow_partitions(&state, me, ctx);
         self.state = Some(state);
+        self.settle();
     }
 
     fn follow_brokers(&mut self, state: &ClusterState, me: BrokerLife, ctx: &mut Context<Self>) {
@@ -123,8 +136,13 @@ impl Router {
     }
 
     fn follow_partitions(&mut self, state: &ClusterState, me: BrokerLife, ctx: &mut Context<Self>) {
-        if !std::mem::replace(&mut self.looked_around, true) {
+        if self.inherited.is_none() {
             self.put_unknown_aside(state);
+            let here = |(_, record): &(TopicPartition, &PartitionRecord)| {
+                record.replicas.contains(&me.broker)
+            };
+            let inherited = state.partitions().filter(here).map(|(id, _)| id);
+            self.inherited = Some(inherited.collect());
         }
         let mut wanted = BTreeSet::new();
         for topic in state.topics.values() {
@@ -137,7 +155,7 @@ impl Router {
                     partition: baton_protocol::ids::PartitionIndex(index as u32),
                 };
                 wanted.insert(partition);
-                self.follow_partition(state, partition, record, ctx);
+                self.follow_partition(state, topic, partition, record, ctx);
             }
         }
         let gone: Vec<TopicPartition> = self
@@ -154,13 +172,14 @@ impl Router {
     fn follow_partition(
         &mut self,
         state: &ClusterState,
+        topic: &TopicRecord,
         partition: TopicPartition,
         record: &PartitionRecord,
         ctx: &mut Context<Self>,
     ) {
         match self.replicas.get_mut(&partition) {
             Some(ReplicaHere::Running { actor, view }) => {
-                let now = view_of(state, record);
+                let now = view_of(state, topic, record);
                 if now != *view {
                     actor.do_send(ViewChanged(now.clone()));
                     *view = now;
@@ -171,9 +190,11 @@ impl Router {
                 self.replicas.insert(partition, ReplicaHere::Opening);
                 let data_dir = self.data_dir.clone();
                 let config = self.shared.config.clone();
+                let mut inherited = self.inherited.iter().flatten();
+                let expected = inherited.any(|inherited| *inherited == partition);
                 let address = ctx.address();
                 actix::spawn(async move {
-                    let open = move || hosting::open(&data_dir, partition, &config);
+                    let open = move || hosting::open(&data_dir, partition, expected, &config);
                     let result = match tokio::task::spawn_blocking(open).await {
                         Ok(result) => result,
                         Err(error) => Err(hosting::HostingError::Panicked(error.to_string())),
@@ -211,18 +232,33 @@ impl Router {
         });
     }
 
+    /// This broker is registered as what it is, and all logs have been opened with that in mind: what
+    /// befell earlier processes need not be known any longer.
+    fn settle(&mut self) {
+        let mut replicas = self.replicas.values();
+        if self.settled || replicas.any(|replica| !matches!(replica, ReplicaHere::Running { .. })) {
+            return;
+        }
+        self.settled = true;
+        let forget = self.directory.restart_is_known();
+        let forget = forget.and_then(|()| Ok(self.directory.failure_is_known()?));
+        if let Err(error) = forget {
+            tracing::warn!(%error, "what befell an earlier process is remembered once more at the next start");
+        }
+    }
+
     fn start_replica(&mut self, partition: TopicPartition, opened: OpenedReplica) {
         let (Some(state), Some(me)) = (&self.state, self.shared.me()) else {
             return;
         };
-        let Some(record) = record_of(state, &partition) else {
+        let Some((topic, record)) = record_of(state, &partition) else {
             return;
         };
-        let view = view_of(state, record);
+        let view = view_of(state, topic, record);
         let (watermark, watermark_changes) = watch::channel(baton_protocol::ids::Offset::ZERO);
         let reader = opened.reader.clone();
         let links = self.around.links.up();
-        let config = self.shared.config.replication.core();
+        let config = self.shared.config.core();
         let driver = opened.into_driver(me, config, view.clone(), links);
         let replica = Partition::new(partition, driver, self.around.clone(), watermark);
         let worker = &self.workers[worker_of(&partition, self.workers.len())];
@@ -253,15 +289,17 @@ fn worker_of(partition: &TopicPartition, workers: usize) -> usize {
 fn record_of<'a>(
     state: &'a ClusterState,
     partition: &TopicPartition,
-) -> Option<&'a PartitionRecord> {
-    state
-        .topics
-        .get(&partition.topic)?
-        .partition(partition.partition)
+) -> Option<(&'a TopicRecord, &'a PartitionRecord)> {
+    let topic = state.topics.get(&partition.topic)?;
+    Some((topic, topic.partition(partition.partition)?))
 }
 
-/// A partition's record, joined with what is known of its brokers.
-pub fn view_of(state: &ClusterState, record: &PartitionRecord) -> PartitionView {
+/// A partition's record, joined with what is known of its brokers and its topic.
+pub fn view_of(
+    state: &ClusterState,
+    topic: &TopicRecord,
+    record: &PartitionRecord,
+) -> PartitionView {
     let replica = |id: &BrokerId| {
         let broker = state.brokers.get(id);
         let view = ReplicaView {
@@ -278,6 +316,10 @@ pub fn view_of(state: &ClusterState, record: &PartitionRecord) -> PartitionView 
         in_sync: record.in_sync.clone(),
         sync_followers_commit: record.sync_followers_commit,
         sync_followers_elect: record.sync_followers_elect,
+        flush: topic.config.flush,
+        offset_limit: record.offset_limit,
+        epoch_floor: record.epoch_floor,
+        lossy_epoch: record.lossy_epoch,
         replicas: record.replicas.iter().map(replica).collect(),
     }
 }
@@ -340,6 +382,20 @@ impl Handler<FencePartitions> for Router {
     }
 }
 
+impl Handler<HandOverPartition> for Router {
+    type Result = ();
+
+    fn handle(
+        &mut self,
+        HandOverPartition(partition, epoch, to): HandOverPartition,
+        _: &mut Self::Context,
+    ) {
+        if let Some(ReplicaHere::Running { actor, .. }) = self.replicas.get(&partition) {
+            actor.do_send(HandOver { epoch, to });
+        }
+    }
+}
+
 impl Handler<SetChangesRefused> for Router {
     type Result = ();
 
@@ -384,7 +440,10 @@ impl Handler<Opened> for Router {
             return;
         }
         match result {
-            Ok(opened) => self.start_replica(partition, opened),
+            Ok(opened) => {
+                self.start_replica(partition, opened);
+                self.settle();
+            }
             Err(error) => {
                 tracing::error!(%partition, %error, "a replica's log cannot be used; the replica takes no part, its files are left as they are");
                 self.replicas.insert(partition, ReplicaHere::Failed);
@@ -394,22 +453,29 @@ impl Handler<Opened> for Router {
 }
 
 impl Handler<CloseAll> for Router {
-    type Result = ResponseFuture<()>;
+    type Result = ResponseFuture<bool>;
 
+    /// A replica that never opened may have a log that is not durable.
     fn handle(&mut self, _: CloseAll, _: &mut Self::Context) -> Self::Result {
-        let closing: Vec<_> = std::mem::take(&mut self.replicas)
-            .into_values()
-            .filter_map(|replica| match replica {
-                ReplicaHere::Running { actor, .. } => Some(actor.send(ClosePartition)),
-                ReplicaHere::Opening | ReplicaHere::Failed => None,
-            })
-            .collect();
+        let replicas = std::mem::take(&mut self.replicas).into_values();
+        let (mut closing, mut good) = (Vec::new(), true);
+        for replica in replicas {
+            match replica {
+                ReplicaHere::Running { actor, .. } => closing.push(actor.send(ClosePartition)),
+                ReplicaHere::Opening | ReplicaHere::Failed => good = false,
+            }
+        }
         Box::pin(async move {
             for close in closing {
-                if let Err(error) = close.await {
-                    tracing::warn!(%error, "a replica did not close");
+                match close.await {
+                    Ok(closed) => good &= closed,
+                    Err(error) => {
+                        tracing::warn!(%error, "a replica did not close");
+                        good = false;
+                    }
                 }
             }
+            good
         })
     }
 }

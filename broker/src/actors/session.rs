@@ -11,7 +11,7 @@ use actix::{
     Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture,
 };
 use baton_protocol::client::{
-    CLIENT_PROTOCOL_VERSION, ClientRequest, RequestBody, ResponseBody, ServerMessage,
+    Acks, CLIENT_PROTOCOL_VERSION, ClientRequest, RequestBody, ResponseBody, ServerMessage,
 };
 use baton_protocol::error::{ErrorCode, WireError};
 use baton_protocol::frame::RawFrame;
@@ -118,9 +118,12 @@ impl Session {
             RequestBody::Produce {
                 topic,
                 partition,
+                acks,
                 timeout_ms,
-                ..
-            } => self.produce(topic, partition, timeout_ms, payload, answer),
+            } => {
+                let id = TopicPartition { topic, partition };
+                self.produce(id, acks, timeout_ms, payload, answer);
+            }
             RequestBody::PartitionStatus { topic, partition } => {
                 self.partition_status(topic, partition, answer);
             }
@@ -193,13 +196,12 @@ impl Session {
 
     fn produce(
         &self,
-        topic: TopicId,
-        partition: PartitionIndex,
+        id: TopicPartition,
+        acks: Acks,
         timeout_ms: u32,
         payload: Bytes,
         answer: Answer,
     ) {
-        let id = TopicPartition { topic, partition };
         let bytes_max = self.shared.config.limits.message_bytes_max;
         let batch = match CheckedBatch::check(payload, bytes_max) {
             Ok(batch) => batch,
@@ -209,14 +211,13 @@ impl Session {
                 } else {
                     ErrorCode::InvalidBatch
                 };
-                return answer.send(Err(WireError::new(
-                    code,
-                    format!("partition {id}: {error}"),
-                )));
+                let error = WireError::new(code, format!("partition {id}: {error}"));
+                return refuse(acks, answer, error);
             }
         };
         let mut message = Some(Produce {
             batch,
+            acks,
             timeout_ms,
             answer,
         });
@@ -226,7 +227,7 @@ impl Session {
             }
         });
         if let Some(message) = message {
-            message.answer.send(Err(self.not_here(id)));
+            refuse(acks, message.answer, self.not_here(id));
         }
     }
 
@@ -322,6 +323,14 @@ impl Session {
             self.shared.broker, topic.name, id.partition
         );
         WireError::new(ErrorCode::NotLeader, text)
+    }
+}
+
+/// Refuses a batch; in silence, where no answer is wanted.
+fn refuse(acks: Acks, answer: Answer, error: WireError) {
+    match acks {
+        Acks::None => answer.forget(),
+        Acks::Leader | Acks::Committed => answer.send(Err(error)),
     }
 }
 

@@ -9,6 +9,7 @@ pub mod consume;
 pub mod dev;
 pub mod log;
 pub mod output;
+pub mod partition;
 pub mod produce;
 pub mod start;
 pub mod topic;
@@ -63,6 +64,11 @@ enum Command {
         #[command(subcommand)]
         command: topic::TopicCommand,
     },
+    /// Look after single partitions: hand their lead over, end their elections.
+    Partition {
+        #[command(subcommand)]
+        command: partition::PartitionCommand,
+    },
     /// Send lines from standard input to a topic, a record a line.
     Produce(produce::ProduceArgs),
     /// Print a topic's records, a line each.
@@ -106,6 +112,7 @@ pub fn main() -> ExitCode {
         } => start::run(&args),
         Command::Cluster { command } => cluster::run(&command, &global),
         Command::Topic { command } => topic::run(&command, &global),
+        Command::Partition { command } => partition::run(&command, &global),
         Command::Produce(args) => produce::run(&args, &global),
         Command::Consume(args) => consume::run(&args, &global),
         Command::Config { command } => config::run(&command),

@@ -4,7 +4,7 @@ use std::io::{BufRead, IsTerminal};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use baton_client::{Client, ClientConfig, Producer, ProducerConfig, Record};
+use baton_client::{Acks, Client, ClientConfig, Producer, ProducerConfig, Record};
 use bytes::Bytes;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -31,9 +31,23 @@ pub struct ProduceArgs {
     /// Most lines per second.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     rate: Option<u32>,
+    /// How firmly a record must be stored before it is acknowledged.
+    #[arg(long, value_enum, default_value = "committed")]
+    acks: AcksArg,
     /// How long a record may take to be acknowledged, in seconds.
     #[arg(long, default_value_t = 120)]
     delivery_timeout: u64,
+}
+
+/// How firmly a record must be stored before it is acknowledged.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum AcksArg {
+    /// Sent, no more.
+    None,
+    /// By the leader alone: the next failover may lose it.
+    Leader,
+    /// By the leader and the topic's synchronous followers.
+    Committed,
 }
 
 #[derive(Default)]
@@ -50,6 +64,11 @@ pub fn run(args: &ProduceArgs, global: &Global) -> anyhow::Result<()> {
         let client = Client::connect(ClientConfig::new(global.bootstrap.clone())).await?;
         let config = ProducerConfig {
             delivery_timeout: Duration::from_secs(args.delivery_timeout),
+            acks: match args.acks {
+                AcksArg::None => Acks::None,
+                AcksArg::Leader => Acks::Leader,
+                AcksArg::Committed => Acks::Committed,
+            },
             ..ProducerConfig::default()
         };
         let producer = client.producer(&args.topic, config).await?;

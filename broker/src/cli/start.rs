@@ -69,7 +69,18 @@ pub fn run(args: &StartArgs) -> anyhow::Result<()> {
     }
     let config = Config::load(args.config.as_deref(), &args.overrides())?;
     logging::start(&config.logging)?;
+    end_on_panic();
     node::run(config)
+}
+
+/// A thread that panics takes the process with it: a broker of which a part is dead would keep its
+/// place in the cluster, and nobody could take over from it.
+fn end_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        report(info);
+        std::process::abort();
+    }));
 }
 
 /// Has the system end this process when its parent ends, however that ends.

@@ -3,8 +3,9 @@
 use std::io::{BufRead, IsTerminal, Write};
 
 use anyhow::bail;
-use baton_client::{Client, ClientConfig};
+use baton_client::{Client, ClientConfig, TopicSettings};
 use baton_protocol::ids::PartitionIndex;
+use baton_protocol::metadata::Flush;
 use clap::Subcommand;
 use serde_json::json;
 
@@ -28,6 +29,23 @@ pub enum TopicCommand {
         /// replicas - 1 (synchronous) [default: 1, where there is a second replica].
         #[arg(long)]
         sync_followers: Option<u32>,
+        /// When records are made durable: before they are acknowledged, or now and then (a power
+        /// cut of more than sync-followers machines at once then loses the last second).
+        #[arg(long, value_enum, default_value = "ack")]
+        flush: FlushArg,
+        /// Whether a leader may be elected by itself although that may lose records, where too few
+        /// replicas answer for 10 s [default: only with --sync-followers 0].
+        #[arg(long)]
+        unclean_election: Option<bool>,
+    },
+    /// Change a topic.
+    Set {
+        /// Its name.
+        name: String,
+        /// Followers that must hold a record before it is acknowledged: fewer than every
+        /// partition's in-sync set has members.
+        #[arg(long)]
+        sync_followers: u32,
     },
     /// List the topics.
     List,
@@ -46,6 +64,15 @@ pub enum TopicCommand {
     },
 }
 
+/// When records are made durable.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub enum FlushArg {
+    /// Before they are acknowledged.
+    Ack,
+    /// Now and then.
+    Interval,
+}
+
 /// Runs a subcommand.
 pub fn run(command: &TopicCommand, global: &Global) -> anyhow::Result<()> {
     block_on(async {
@@ -59,10 +86,20 @@ pub fn run(command: &TopicCommand, global: &Global) -> anyhow::Result<()> {
                 partitions,
                 replicas,
                 sync_followers,
+                flush,
+                unclean_election,
             } => {
-                let topic = client
-                    .create_topic(name, *partitions, *replicas, *sync_followers)
-                    .await?;
+                let settings = TopicSettings {
+                    partitions: *partitions,
+                    replicas: *replicas,
+                    sync_followers: *sync_followers,
+                    flush: Some(match flush {
+                        FlushArg::Ack => Flush::Ack,
+                        FlushArg::Interval => Flush::Interval,
+                    }),
+                    unclean_election: *unclean_election,
+                };
+                let topic = client.create_topic(name, settings).await?;
                 if global.json {
                     return print_json(&topic);
                 }
@@ -72,6 +109,17 @@ pub fn run(command: &TopicCommand, global: &Global) -> anyhow::Result<()> {
                     topic.config.replicas,
                     topic.config.sync_followers
                 );
+                Ok(())
+            }
+            TopicCommand::Set {
+                name,
+                sync_followers,
+            } => {
+                client.set_sync_followers(name, *sync_followers).await?;
+                if global.json {
+                    return print_json(&client.topic(name).await?);
+                }
+                println!("topic {name} has {sync_followers} synchronous followers");
                 Ok(())
             }
             TopicCommand::List => list_topics(&client, global.json),
@@ -119,11 +167,15 @@ fn list_topics(client: &Client, as_json: bool) -> anyhow::Result<()> {
                 topic.partitions.len().to_string(),
                 topic.config.replicas.to_string(),
                 topic.config.sync_followers.to_string(),
+                match topic.config.flush {
+                    Flush::Ack => "ack".to_owned(),
+                    Flush::Interval => "interval".to_owned(),
+                },
             ]
         })
         .collect();
     print_table(
-        &["topic", "partitions", "replicas", "sync followers"],
+        &["topic", "partitions", "replicas", "sync followers", "flush"],
         &rows,
     )?;
     Ok(())

@@ -53,7 +53,7 @@ pub(super) const KEYS: &[(&str, Rule)] = &[
     ("raft.election_timeout_max_ms", Number(10, 60_000, " ms")),
     ("log.segment_bytes_max", Bytes(64 * KIB, GIB)),
     ("log.index_interval_bytes", Bytes(512, MIB)),
-    ("log.flush", OneOf(&["ack"])),
+    ("log.flush_interval_ms", Number(10, 600_000, " ms")),
     ("replication.window_bytes", Bytes(64 * KIB, GIB)),
     ("replication.append_bytes_max", Bytes(4 * KIB, 16 * MIB)),
     ("replication.append_wait_ms", Number(0, 60_000, " ms")),

@@ -115,8 +115,8 @@ fn lists_and_sizes_are_read_from_every_source() {
         .map(ToString::to_string)
         .collect();
     assert_eq!(voters, ["1@127.0.0.1:7601", "2@[::1]:7602"]);
-    assert_eq!(config.replication.core().window_bytes, 16 << 20);
-    assert_eq!(config.replication.core().append_bytes_max, 64 << 10);
+    assert_eq!(config.core().window_bytes, 16 << 20);
+    assert_eq!(config.core().append_bytes_max, 64 << 10);
     assert_eq!(config.limits.message_bytes_max, 2 << 20);
 }
 

@@ -85,7 +85,12 @@ impl DamageNote {
         }
     }
 
-    pub(crate) fn write(&self, dir: &Path) -> Result<(), StorageError> {
+    /// Puts it on record, durably, in a partition's directory that exists. For a log that is lost as
+    /// a whole this is the owner's to do, before a new one is made in its place.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn write(&self, dir: &Path) -> Result<(), StorageError> {
         let event = self.set_aside.file_name().unwrap_or_default();
         let event = event.as_encoded_bytes();
         let mut rest = Vec::new();

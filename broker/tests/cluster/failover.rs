@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use baton_client::{Ack, Client, ProducerConfig, ReaderConfig, Record};
+use baton_client::{Ack, Client, ProducerConfig, ReaderConfig, Record, TopicSettings};
 use baton_protocol::ids::{Offset, PartitionIndex};
 use rustix::process::Signal;
 use tokio::sync::mpsc;
@@ -130,7 +130,15 @@ async fn survive(faults: &[Fault]) {
     let cluster = Cluster::start(dir.path(), free_ports());
     let client = cluster.client().await;
     client
-        .create_topic(TOPIC, Some(3), Some(3), Some(1))
+        .create_topic(
+            TOPIC,
+            TopicSettings {
+                partitions: Some(3),
+                replicas: Some(3),
+                sync_followers: Some(1),
+                ..TopicSettings::default()
+            },
+        )
         .await
         .expect("made");
     let (stop, stopped) = mpsc::channel(1);

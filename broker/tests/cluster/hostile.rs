@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use baton_client::{ProducerConfig, Record};
+use baton_client::{ProducerConfig, Record, TopicSettings};
 use baton_protocol::batch::BatchBuilder;
 use baton_protocol::client::{Acks, ClientRequest, RequestBody, ResponseBody, ServerMessage};
 use baton_protocol::error::ErrorCode;
@@ -68,7 +68,7 @@ async fn nonsense_is_refused_and_the_broker_serves_on() {
     let cluster = Cluster::start(dir.path(), free_ports());
     let client = cluster.client().await;
     let topic = client
-        .create_topic("t", None, None, None)
+        .create_topic("t", TopicSettings::default())
         .await
         .expect("made");
     let leader = topic.partitions[0].leader.expect("led").broker.0 as u16;

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use baton_client::{ProducerConfig, Record};
+use baton_client::{ProducerConfig, Record, TopicSettings};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use crate::harness::{Cluster, PATIENCE, baton, free_ports};
@@ -161,7 +161,7 @@ async fn work_on_a_deleted_topic_fails_at_once() {
     let cluster = Cluster::start(dir.path(), free_ports());
     let client = cluster.client().await;
     client
-        .create_topic("brief", None, None, None)
+        .create_topic("brief", TopicSettings::default())
         .await
         .expect("made");
     let producer = client

@@ -8,12 +8,13 @@ use baton_controller::core::{
     Config, ControllerCore, Effect, Input as ControllerInput, SessionId, Token,
 };
 use baton_controller::session::{FenceAnswer, FromController, ToController};
-use baton_controller::state::{ClusterState, Command, SetChange};
+use baton_controller::state::{ClusterState, Command, OffsetGrant, SetChange};
 use baton_protocol::admin::AdminRequest;
 use baton_protocol::batch::{BatchBuilder, ProducerState};
+use baton_protocol::client::Acks;
 use baton_protocol::ids::{
     BrokerEpoch, BrokerId, BrokerLife, ClusterId, DirectoryId, LeaderEpoch, MetadataIndex, Offset,
-    PartitionIndex, ProducerId, Tick, TopicId, TopicPartition,
+    PartitionIndex, ProcessId, ProducerId, Tick, TopicId, TopicPartition,
 };
 use baton_protocol::peer::ReplicaMessage;
 use baton_replication::epochs::EpochHistory;
@@ -106,6 +107,8 @@ struct Broker {
     held: Vec<Event>,
     session: Option<SessionId>,
     life: Option<BrokerEpoch>,
+    /// The last life that was written to the disk.
+    shown_life: Option<BrokerEpoch>,
     state: Option<ClusterState>,
     driver: Option<Driver>,
     requests: BTreeMap<RequestId, u64>,
@@ -342,6 +345,7 @@ impl Sim {
         let broker = self.brokers.get_mut(&id).expect("a broker");
         broker.session = Some(session);
         let life = broker.life;
+        let (shown_life, run) = (broker.shown_life, broker.run);
         self.sessions.insert(session, (id, broker.run));
         self.tell_controller(
             id,
@@ -358,6 +362,9 @@ impl Sim {
                     client_address: String::new(),
                     peer_address: String::new(),
                     log_lost: false,
+                    shown_life,
+                    process: ProcessId(Uuid::from_u128(u128::from(run) << 8 | u128::from(id))),
+                    unclean_restart: false,
                 },
             );
         }
@@ -381,7 +388,10 @@ impl Sim {
     fn on_word(&mut self, id: u32, message: FromController) {
         let broker = self.brokers.get_mut(&id).expect("a broker");
         match message {
-            FromController::Registered { epoch } => broker.life = Some(epoch),
+            FromController::Registered { epoch } => {
+                broker.life = Some(epoch);
+                broker.shown_life = Some(epoch);
+            }
             FromController::Snapshot(state) => {
                 if broker
                     .state
@@ -427,13 +437,17 @@ impl Sim {
         let (Some(state), Some(epoch)) = (&broker.state, broker.life) else {
             return;
         };
-        let Some(record) = state.partition(&PARTITION) else {
+        let Some((topic, record)) = state
+            .topics
+            .get(&PARTITION.topic)
+            .and_then(|topic| Some((topic, topic.partition(PARTITION.partition)?)))
+        else {
             return;
         };
         if !record.replicas.contains(&BrokerId(id)) {
             return;
         }
-        let view = view_of(state, record);
+        let view = view_of(state, topic, record);
         if broker.driver.is_none() {
             let me = BrokerLife {
                 broker: BrokerId(id),
@@ -477,7 +491,7 @@ impl Sim {
             Output::Reply { request, result } => {
                 let broker = self.brokers.get_mut(&id).expect("a broker");
                 if let Some(number) = broker.requests.remove(&request) {
-                    let base = result.ok().map(|committed| committed.base);
+                    let base = result.ok().and_then(|acknowledged| acknowledged.base);
                     let delay = 1 + self.below(5);
                     self.after(delay, Event::Reply { number, base });
                 }
@@ -502,6 +516,7 @@ impl Sim {
                     durable_end: answer.durable_end,
                     log_start: answer.log_start,
                     life: answer.life,
+                    suspect: answer.suspect,
                 };
                 self.tell_controller(id, ToController::FenceAnswers(vec![answer]));
             }
@@ -512,6 +527,7 @@ impl Sim {
                     version: proposal.version,
                     new_set: proposal.new_set,
                     verified: proposal.verified,
+                    sync_followers_elect: proposal.sync_followers_elect,
                 };
                 self.tell_controller(id, ToController::ProposeInSync(vec![change]));
             }
@@ -532,7 +548,17 @@ impl Sim {
             Output::Truncated { .. } => self.done.truncations += 1,
             Output::Broken(reason) => panic!("broker {id} broke: {reason:?}"),
             Output::BadPeer { why } => panic!("broker {id} got nonsense: {why}"),
-            Output::RoleChanged { leading: None } | Output::HighWatermark(_) => {}
+            Output::AskOffsets { epoch, limit } => {
+                let grant = OffsetGrant {
+                    partition: PARTITION,
+                    epoch,
+                    limit,
+                };
+                self.tell_controller(id, ToController::AskOffsets(vec![grant]));
+            }
+            Output::ProposeHandover(_)
+            | Output::RoleChanged { leading: None }
+            | Output::HighWatermark(_) => {}
         }
     }
 
@@ -639,7 +665,7 @@ impl Sim {
         }));
         let batch = CheckedBatch::check(batch, 1 << 20).expect("sound");
         self.drive(id, |driver, now, out| {
-            driver.produce(now, request, &batch, 600, out)
+            driver.produce(now, request, &batch, Acks::Committed, 600, out)
         });
     }
 
@@ -705,6 +731,8 @@ impl Sim {
                 partitions: Some(1),
                 replicas: Some(3),
                 sync_followers: Some(1),
+                flush: None,
+                unclean_election: None,
             };
             let fresh_topic_id = PARTITION.topic;
             self.tell_controller(
@@ -850,9 +878,11 @@ fn shape_on(disk: &Disk) -> LogShape {
     let content = disk.lock();
     let mut epochs = EpochHistory::default();
     let mut producers = ProducerTable::default();
+    let mut before = Offset::ZERO;
     for (header, _) in &content.entries {
         let shape = shape_of(header);
-        epochs.append(shape.epoch, shape.base);
+        epochs.append(shape.epoch, before);
+        before = shape.end;
         if let Some(stamp) = shape.producer {
             let batch = RememberedBatch {
                 stamp,
@@ -870,5 +900,6 @@ fn shape_on(disk: &Disk) -> LogShape {
         high_watermark: Offset::ZERO,
         epochs,
         producers,
+        lossy: false,
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use baton_protocol::ids::{
     BrokerEpoch, BrokerId, BrokerLife, LeaderEpoch, Offset, PartitionVersion, Tick,
 };
+use baton_protocol::metadata::Flush;
 use baton_protocol::peer::Append;
 use baton_replication::epochs::EpochHistory;
 use baton_replication::event::{Effect, EntryShape, Input, PartitionView, ReplicaView};
@@ -34,6 +35,10 @@ fn follower() -> Replica {
         in_sync: [BrokerId(1), BrokerId(2)].into(),
         sync_followers_commit: 1,
         sync_followers_elect: 1,
+        flush: Flush::Ack,
+        offset_limit: Offset::MAX,
+        epoch_floor: Offset::ZERO,
+        lossy_epoch: LeaderEpoch::NONE,
         replicas: BTreeMap::from([(BrokerId(1), replica), (BrokerId(2), replica)]),
     };
     let log = LogShape {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use baton_protocol::ids::{LeaderEpoch, Offset};
-use baton_replication::event::{Committed, RequestId};
+use baton_replication::event::{Acknowledged, RequestId};
 
 use crate::controller::Controller;
 use crate::node::{Content, Entry, Node};
@@ -146,17 +146,23 @@ impl Checker {
         &self,
         request: RequestId,
         content: Content,
-        committed: &Committed,
+        acknowledged: &Acknowledged,
     ) -> Result<(), String> {
-        let there = self.committed.iter().find(|entry| {
-            entry.shape.base == committed.base && entry.shape.epoch == committed.epoch
-        });
+        let Acknowledged { base, epoch } = *acknowledged;
+        let Some(base) = base else {
+            return Ok(());
+        };
+        let shape = |entry: &&Entry| (entry.shape.base, entry.shape.epoch);
+        let there = self
+            .committed
+            .iter()
+            .find(|entry| shape(entry) == (base, epoch));
         match there {
             Some(entry) if entry.content == content => Ok(()),
             Some(entry) => Err(format!("request {} is answered with {entry}", request.0)),
             None => Err(format!(
                 "request {} is acknowledged at {}:{}, which is not committed",
-                request.0, committed.epoch, committed.base
+                request.0, epoch, base
             )),
         }
     }

@@ -5,10 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use baton_protocol::client::Acks;
 use baton_protocol::ids::{BrokerId, BrokerLife, LeaderEpoch, Offset, Tick};
 use baton_protocol::peer::{Append, ReplicaMessage};
 use baton_replication::event::{
-    Effect, EntryShape, FenceAnswer, Input, Proposal, RequestId, SetProposal,
+    Effect, EntryShape, FenceAnswer, HandoverProposal, Input, Proposal, RequestId, SetProposal,
 };
 use baton_replication::producers::ProducerStamp;
 use baton_replication::rules::Rules;
@@ -44,6 +45,8 @@ pub struct Cluster {
     pub controller: Controller,
     /// Set changes on their way to the controller.
     pub proposals: VecDeque<(BrokerLife, SetProposal)>,
+    /// Successors on their way to the controller.
+    pub handovers: VecDeque<(BrokerLife, HandoverProposal)>,
     /// Answers to fences on their way to the controller.
     pub answers: VecDeque<FenceAnswer>,
     /// The memory of this history.
@@ -75,8 +78,9 @@ impl Cluster {
             now: Tick(10_000),
             nodes: BTreeMap::new(),
             network: Network::default(),
-            controller: Controller::new(rules, brokers, in_sync, k),
+            controller: Controller::new(rules, brokers, in_sync, k, flush.of_the_topic()),
             proposals: VecDeque::new(),
+            handovers: VecDeque::new(),
             answers: VecDeque::new(),
             checker: Checker::default(),
             trace: Vec::new(),
@@ -159,6 +163,7 @@ impl Cluster {
         name: &str,
         records: u32,
         producer: Option<ProducerStamp>,
+        acks: Acks,
         timeout_ms: u32,
     ) -> Result<(), String> {
         let request = RequestId(self.requests.len() as u64);
@@ -175,6 +180,7 @@ impl Cluster {
             request,
             records,
             producer,
+            acks,
             timeout_ms,
         };
         self.step(id, Input::Propose(proposal), &InHand::Batch(shape, content))
@@ -212,9 +218,7 @@ impl Cluster {
         let Some(covered) = flushing else {
             return Err(format!("{id} does not flush"));
         };
-        if let Some(node) = self.nodes.get_mut(&id)
-            && node.flush != FlushMode::Interval
-        {
+        if let Some(node) = self.nodes.get_mut(&id) {
             node.write_to_disk(&covered);
         }
         let end = covered.last().map_or(Offset::ZERO, |entry| entry.shape.end);
@@ -384,9 +388,9 @@ impl Cluster {
                 Ok(())
             }
             Effect::Reply { request, result } => match result {
-                Ok(committed) => {
+                Ok(acknowledged) => {
                     let content = self.requests[&request];
-                    self.checker.acknowledged(request, content, &committed)
+                    self.checker.acknowledged(request, content, &acknowledged)
                 }
                 Err(_) => Ok(()),
             },
@@ -408,6 +412,16 @@ impl Cluster {
                 if let Some(replica) = &self.nodes[&id].replica {
                     self.proposals.push_back((replica.me(), proposal));
                 }
+                Ok(())
+            }
+            Effect::ProposeHandover(proposal) => {
+                if let Some(replica) = &self.nodes[&id].replica {
+                    self.handovers.push_back((replica.me(), proposal));
+                }
+                Ok(())
+            }
+            Effect::AskOffsets { limit, .. } => {
+                self.controller.change_limit(limit);
                 Ok(())
             }
             Effect::RoleChanged { leading: Some(_) } => self.checker.leads(id, &self.nodes[&id]),

@@ -2,8 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use baton_protocol::ids::{BrokerEpoch, BrokerId, BrokerLife, LeaderEpoch, PartitionVersion};
-use baton_replication::event::{FenceAnswer, PartitionView, ReplicaView, SetProposal};
+use baton_protocol::ids::{
+    BrokerEpoch, BrokerId, BrokerLife, LeaderEpoch, Offset, PartitionVersion,
+};
+use baton_protocol::metadata::Flush;
+use baton_replication::event::{
+    FenceAnswer, HandoverProposal, PartitionView, ReplicaView, SetProposal,
+};
+use baton_replication::offsets::QUANTUM_MIN;
 use baton_replication::rules::{Rule, Rules};
 
 /// The metadata of the one partition, and its election.
@@ -21,7 +27,7 @@ pub struct Controller {
 
 impl Controller {
     /// A partition on the brokers 1 to `brokers`, without a leader yet.
-    pub fn new(rules: Rules, brokers: u32, in_sync: BTreeSet<u32>, k: u32) -> Self {
+    pub fn new(rules: Rules, brokers: u32, in_sync: BTreeSet<u32>, k: u32, flush: Flush) -> Self {
         let replica = |id: u32| ReplicaView {
             life: BrokerEpoch(u64::from(id)),
             fenced: false,
@@ -34,6 +40,10 @@ impl Controller {
             in_sync: in_sync.into_iter().map(BrokerId).collect(),
             sync_followers_commit: k,
             sync_followers_elect: k,
+            flush,
+            offset_limit: Offset(QUANTUM_MIN),
+            epoch_floor: Offset::ZERO,
+            lossy_epoch: LeaderEpoch::NONE,
             replicas: (1..=brokers)
                 .map(|id| (BrokerId(id), replica(id)))
                 .collect(),
@@ -59,6 +69,12 @@ impl Controller {
         if let Some(replica) = self.view.replicas.get_mut(&BrokerId(id)) {
             change(replica);
         }
+        self.history.push(self.view.clone());
+    }
+
+    /// Grants room for offsets. The partition's version stays.
+    pub fn change_limit(&mut self, limit: Offset) {
+        self.view.offset_limit = self.view.offset_limit.max(limit);
         self.history.push(self.view.clone());
     }
 
@@ -128,7 +144,7 @@ impl Controller {
                 let id = answer.life.broker;
                 self.view.in_sync.contains(&id)
                     && self.life(id.0) == Some(answer.life.epoch)
-                    && (suspects_count || !self.is_suspect(id.0))
+                    && (suspects_count || !(answer.suspect || self.is_suspect(id.0)))
             })
             .collect()
     }
@@ -157,7 +173,50 @@ impl Controller {
     /// Names the leader.
     pub fn grant(&mut self, winner: BrokerLife) {
         self.election = None;
-        self.change(|view| view.leader = Some(winner));
+        self.change(|view| {
+            view.leader = Some(winner);
+            view.epoch_floor = Offset::ZERO;
+        });
+    }
+
+    /// Names a leader that may lack what was committed: alone in the set, above all offsets that
+    /// were ever assigned.
+    pub fn grant_lossy(&mut self, winner: BrokerLife) {
+        self.election = None;
+        self.change(|view| {
+            view.leader = Some(winner);
+            view.in_sync = [winner.broker].into();
+            view.lossy_epoch = view.epoch;
+            view.epoch_floor = view.offset_limit;
+            view.offset_limit = view.offset_limit.plus(QUANTUM_MIN);
+            if let Some(replica) = view.replicas.get_mut(&winner.broker) {
+                replica.suspect = false;
+            }
+        });
+    }
+
+    /// Compares and sets a successor. A refusal raises the version, so that no late copy of the
+    /// proposal is accepted after it.
+    pub fn apply_handover(&mut self, from: BrokerLife, proposal: &HandoverProposal) -> bool {
+        let view = &self.view;
+        if view.leader != Some(from)
+            || view.epoch != proposal.epoch
+            || view.version != proposal.version
+        {
+            return false;
+        }
+        let to = proposal.to;
+        let replica = view.replicas.get(&to.broker);
+        let sound = view.in_sync.contains(&to.broker)
+            && replica.is_some_and(|r| r.life == to.epoch && !r.fenced && !r.suspect);
+        self.change(|view| {
+            if sound {
+                view.epoch = view.epoch.next();
+                view.leader = Some(to);
+                view.epoch_floor = Offset::ZERO;
+            }
+        });
+        sound
     }
 
     /// Compares and sets. Whether the proposal was accepted.
@@ -184,6 +243,9 @@ impl Controller {
         self.change(|view| {
             if accepted {
                 view.in_sync = proposal.new_set.clone();
+                if let Some(failures) = proposal.sync_followers_elect {
+                    view.sync_followers_elect = failures;
+                }
                 for id in &verified {
                     if let Some(replica) = view.replicas.get_mut(id) {
                         replica.suspect = false;

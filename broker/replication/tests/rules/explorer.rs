@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use baton_replication::rules::Rules;
+use baton_replication::rules::{Rule, Rules};
 
 use crate::history::History;
 use crate::mutations::rules;
@@ -59,7 +59,8 @@ fn random_histories_break_nothing() {
 #[test]
 fn random_histories_show_that_rules_are_needed() {
     let mut quiet = Vec::new();
-    for rule in rules() {
+    // No history holds an election that may lose entries: that rule's script has to do.
+    for rule in rules().filter(|rule| *rule != Rule::LossyElectionsStartAtTheLimit) {
         let broken = (0..HISTORIES).find_map(|seed| {
             let broken = explore(Rules::without(rule), seed).err()?;
             Some((seed, broken))

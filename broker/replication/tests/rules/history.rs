@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use baton_protocol::client::Acks;
 use baton_protocol::ids::{BrokerId, PartitionVersion, ProducerId};
 use baton_replication::event::Input;
 use baton_replication::producers::ProducerStamp;
@@ -44,14 +45,14 @@ impl Rng {
 }
 
 /// How often what happens: produce, deliver, flush, tick, learn, elect, change the set, crash,
-/// restart, disturb.
-const WEIGHTS: [usize; 10] = [8, 40, 10, 6, 10, 12, 6, 3, 3, 2];
+/// restart, hand over, disturb.
+const WEIGHTS: [usize; 11] = [8, 40, 10, 6, 10, 12, 6, 3, 3, 3, 2];
 
 /// One history.
 pub struct History {
     /// This history's own weights: some things are common in it, and others rare, so that among
     /// many histories are such as no average one would show.
-    weights: [usize; 10],
+    weights: [usize; 11],
     rng: Rng,
     /// What it happens to.
     pub cluster: Cluster,
@@ -78,6 +79,8 @@ impl History {
             window_bytes: 4 * RECORD_BYTES,
             append_bytes_max: 2 * RECORD_BYTES,
             in_sync_lag_ms: 1_000,
+            // Written back at random, see below.
+            flush_interval_ms: u64::MAX,
             ..Config::default()
         };
         let mut cluster = Cluster::new(rules, config, flush, brokers, in_sync, k);
@@ -137,6 +140,7 @@ impl History {
             Some(6) => self.change_set(),
             Some(7) => self.crash(),
             Some(8) => self.restart(),
+            Some(9) => self.hand_over(),
             _ => self.disturb(),
         }
     }
@@ -174,12 +178,18 @@ impl History {
                 records: 1,
             };
             let name = format!("p{sequence}");
-            return self.cluster.produce(id, &name, 1, Some(stamp), 2_000);
+            return self
+                .cluster
+                .produce(id, &name, 1, Some(stamp), Acks::Committed, 2_000);
         }
         self.batches += 1;
         let name = format!("b{}", self.batches);
         let records = 1 + self.rng.below(2) as u32;
-        self.cluster.produce(id, &name, records, None, 2_000)
+        let acks = match self.rng.percent(20) {
+            true => Acks::Leader,
+            false => Acks::Committed,
+        };
+        self.cluster.produce(id, &name, records, None, acks, 2_000)
     }
 
     /// Mostly in order, as a connection delivers; sometimes not, as two connections do.
@@ -238,6 +248,30 @@ impl History {
         // Too few answers yet: it goes on.
         drop(self.cluster.controller.decide());
         Ok(())
+    }
+
+    /// The leader is asked to hand over, or a successor that was proposed is named.
+    fn hand_over(&mut self) -> Result<(), String> {
+        if let Some((from, proposal)) = self.cluster.handovers.front().copied() {
+            // It may be late, or arrive again.
+            if self.rng.percent(60) {
+                return Ok(());
+            }
+            if self.rng.percent(70) {
+                self.cluster.handovers.pop_front();
+            }
+            self.cluster.controller.apply_handover(from, &proposal);
+            return Ok(());
+        }
+        let leads = |cluster: &Cluster, id: u32| cluster.nodes[&id].leading().is_some();
+        let to = BrokerId(self.any());
+        match self.any_where(leads) {
+            Some(id) => {
+                let timeout_ms = 400;
+                self.cluster.input(id, Input::HandOver { to, timeout_ms })
+            }
+            None => Ok(()),
+        }
     }
 
     fn change_set(&mut self) -> Result<(), String> {
@@ -410,6 +444,9 @@ impl History {
                 self.cluster
                     .input(from.broker.0, Input::SetChangeRefused { version })?;
             }
+        }
+        while let Some((from, proposal)) = self.cluster.handovers.pop_front() {
+            self.cluster.controller.apply_handover(from, &proposal);
         }
         for _ in 0..200 {
             match self.cluster.network.next() {

@@ -30,7 +30,10 @@ fn next(rule: Rule) -> Option<Rule> {
         Rule::OwnEpochCommits => Some(Rule::AckBoundToLife),
         Rule::AckBoundToLife => Some(Rule::GrantBoundToLife),
         Rule::GrantBoundToLife => Some(Rule::TimeoutIsNotRejection),
-        Rule::TimeoutIsNotRejection => Some(Rule::DedupeSurvivesFailover),
+        Rule::TimeoutIsNotRejection => Some(Rule::LeaderAckTellsNoOffset),
+        Rule::LeaderAckTellsNoOffset => Some(Rule::LossyElectionsStartAtTheLimit),
+        Rule::LossyElectionsStartAtTheLimit => Some(Rule::PausedUntilTheOutcome),
+        Rule::PausedUntilTheOutcome => Some(Rule::DedupeSurvivesFailover),
         Rule::DedupeSurvivesFailover => None,
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use baton_protocol::ids::{BrokerLife, LeaderEpoch, Offset};
+use baton_protocol::metadata::Flush;
 use baton_replication::epochs::EpochHistory;
 use baton_replication::event::EntryShape;
 use baton_replication::producers::{ProducerTable, RememberedBatch};
@@ -62,8 +63,18 @@ pub enum FlushMode {
     Auto,
     /// When the script says so.
     Manual,
-    /// The core is told so at once, but the disk is not written: `flush = "interval"`.
+    /// Not waited for by the core, and never asked for by it in time: `flush = "interval"`.
     Interval,
+}
+
+impl FlushMode {
+    /// The topic's setting.
+    pub fn of_the_topic(self) -> Flush {
+        match self {
+            FlushMode::Auto | FlushMode::Manual => Flush::Ack,
+            FlushMode::Interval => Flush::Interval,
+        }
+    }
 }
 
 impl std::str::FromStr for FlushMode {
@@ -139,6 +150,7 @@ impl Node {
 pub fn shape_of(log: &[Entry]) -> LogShape {
     let mut epochs = EpochHistory::default();
     let mut producers = ProducerTable::default();
+    let mut before = Offset::ZERO;
     for EntryShape {
         epoch,
         base,
@@ -146,7 +158,8 @@ pub fn shape_of(log: &[Entry]) -> LogShape {
         producer,
     } in log.iter().map(|entry| entry.shape)
     {
-        epochs.append(epoch, base);
+        epochs.append(epoch, before);
+        before = end;
         if let Some(stamp) = producer {
             let batch = RememberedBatch {
                 stamp,
@@ -165,5 +178,6 @@ pub fn shape_of(log: &[Entry]) -> LogShape {
         high_watermark: Offset::ZERO,
         epochs,
         producers,
+        lossy: false,
     }
 }

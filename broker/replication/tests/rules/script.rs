@@ -5,6 +5,7 @@
 
 use std::error::Error;
 
+use baton_protocol::client::Acks;
 use baton_protocol::ids::{BrokerId, BrokerLife, PartitionVersion, ProducerId};
 use baton_replication::Config;
 use baton_replication::event::Input;
@@ -51,11 +52,14 @@ pub enum Command {
     /// The controller decides the election, but tells nobody.
     Decide,
     /// The controller names a leader whatever the answers say, and tells nobody: for what no
-    /// election brings about. If `unclean`, what that one does not hold is given up as lost.
+    /// election brings about. If `unclean`, what that one does not hold is given up as lost; if
+    /// `recorded`, the metadata says so, as after an election that may lose entries.
     Appoint {
         broker: u32,
         #[arg(key, optional)]
         unclean: bool,
+        #[arg(key, optional)]
+        recorded: bool,
     },
     /// These learn all that the controller has committed.
     Learn(Vec<u32>),
@@ -94,6 +98,8 @@ pub enum Command {
         epoch: u16,
         #[arg(key)]
         timeout: Option<u32>,
+        #[arg(key)]
+        acks: Option<String>,
     },
     /// Delivers everything that may pass until nothing moves any more; or what waits in one
     /// direction now, whatever may pass.
@@ -148,8 +154,13 @@ pub enum Command {
         #[arg(key, optional)]
         quiet: bool,
     },
-    /// The leader lays its office down.
-    Resign(u32),
+    /// The leader is asked to hand over to another broker.
+    HandOver {
+        broker: u32,
+        to: u32,
+        #[arg(key)]
+        timeout: Option<u64>,
+    },
     /// Time passes.
     Tick {
         ms: u64,
@@ -188,6 +199,9 @@ impl Runner {
             return Err("a script begins with its cluster".to_owned());
         };
         let mut config = Config::default();
+        if *flush == FlushMode::Interval {
+            config.flush_interval_ms = u64::MAX;
+        }
         if let Some(records) = window {
             config.window_bytes = records * RECORD_BYTES;
         }
@@ -229,13 +243,21 @@ impl Cluster {
             }
             Command::FenceAlso(ids) => self.fence(ids)?,
             Command::Decide => self.decide(),
-            Command::Appoint { broker, unclean } => {
+            Command::Appoint {
+                broker,
+                unclean,
+                recorded,
+            } => {
                 let epoch = self.controller.life(*broker).ok_or("no such broker")?;
                 if *unclean {
                     self.checker.give_up_all_but(&self.nodes[broker].log);
                 }
                 let broker = BrokerId(*broker);
-                self.controller.grant(BrokerLife { broker, epoch });
+                let winner = BrokerLife { broker, epoch };
+                match recorded {
+                    true => self.controller.grant_lossy(winner),
+                    false => self.controller.grant(winner),
+                }
             }
             Command::Learn(ids) => {
                 for id in ids {
@@ -243,7 +265,10 @@ impl Cluster {
                 }
             }
             Command::Apply { quiet } => self.apply_all(*quiet)?,
-            Command::LoseProposals => self.proposals.clear(),
+            Command::LoseProposals => {
+                self.proposals.clear();
+                self.handovers.clear();
+            }
             Command::Refuse { broker, version } => {
                 let version = PartitionVersion(*version);
                 self.input(*broker, Input::SetChangeRefused { version })?;
@@ -275,6 +300,7 @@ impl Cluster {
                 sequence,
                 epoch,
                 timeout,
+                acks,
             } => {
                 let records = records.unwrap_or(1);
                 let stamp = producer.map(|id| ProducerStamp {
@@ -284,7 +310,13 @@ impl Cluster {
                     records,
                 });
                 let timeout_ms = timeout.unwrap_or(60_000);
-                self.produce(*broker, name, records, stamp, timeout_ms)?;
+                let acks = match acks.as_deref() {
+                    None => Acks::Committed,
+                    Some("leader") => Acks::Leader,
+                    Some("none") => Acks::None,
+                    Some(other) => return Err(format!("acks={other} is unknown")),
+                };
+                self.produce(*broker, name, records, stamp, acks, timeout_ms)?;
             }
             Command::Deliver { from, to, count } => match (from, to) {
                 (Some(from), Some(to)) => self.deliver_from(*from, *to, *count)?,
@@ -341,7 +373,15 @@ impl Cluster {
                     self.tell_all()?;
                 }
             }
-            Command::Resign(id) => self.input(*id, Input::Resign)?,
+            Command::HandOver {
+                broker,
+                to,
+                timeout,
+            } => {
+                let to = BrokerId(*to);
+                let timeout_ms = timeout.unwrap_or(1_000);
+                self.input(*broker, Input::HandOver { to, timeout_ms })?;
+            }
             Command::Tick { ms, times } => {
                 for _ in 0..times.unwrap_or(1) {
                     self.tick(*ms)?;
@@ -405,6 +445,16 @@ impl Cluster {
     }
 
     fn apply_all(&mut self, quiet: bool) -> Result<(), String> {
+        for (from, proposal) in std::mem::take(&mut self.handovers) {
+            let line = match self.controller.apply_handover(from, &proposal) {
+                true => trace::metadata(self),
+                false => format!("controller: refuses v{} of {from}", proposal.version),
+            };
+            self.trace.push(line);
+            if !quiet && self.network.reaches(from.broker.0) {
+                self.tell_all()?;
+            }
+        }
         for (from, proposal) in std::mem::take(&mut self.proposals) {
             let accepted = self.apply(from, &proposal);
             self.trace.push(match accepted {

@@ -6,7 +6,9 @@ use std::fmt::Display;
 use baton_protocol::ids::{BrokerId, LeaderEpoch, Offset};
 use baton_protocol::peer::{Append, ReplicaMessage};
 use baton_replication::Replica;
-use baton_replication::event::{Breach, Committed, Effect, Input, Refusal, RequestId, SetProposal};
+use baton_replication::event::{
+    Acknowledged, Breach, Effect, Input, Refusal, RequestId, SetProposal,
+};
 
 use crate::cluster::Cluster;
 use crate::node::{Content, Entry};
@@ -80,6 +82,7 @@ fn refusal(refusal: &Refusal) -> String {
         Refusal::LeaderChanged => "unknown: the leader changed".to_owned(),
         Refusal::OutOfOrder { expected } => format!("out of order: sequence {expected} is due"),
         Refusal::ProducerFenced { current } => format!("producer fenced by epoch {current}"),
+        Refusal::OutOfOffsets => "not stored: no offsets are left".to_owned(),
         Refusal::StorageFailed => "unknown: storage failed".to_owned(),
     }
 }
@@ -89,8 +92,11 @@ fn proposal(proposal: &SetProposal) -> String {
         true => String::new(),
         false => format!(", verified {}", join(&proposal.verified, " ")),
     };
+    let proven = proposal
+        .sync_followers_elect
+        .map_or(String::new(), |failures| format!(", {failures} may fail"));
     format!(
-        "v{} -> {}{verified}",
+        "v{} -> {}{verified}{proven}",
         proposal.version,
         set(&proposal.new_set)
     )
@@ -130,8 +136,12 @@ pub fn effect(id: u32, effect: &Effect, requests: &BTreeMap<RequestId, Content>)
         Effect::Reply { request, result } => {
             let name = requests[request];
             match result {
-                Ok(Committed { base, epoch }) => {
-                    format!("{id}: {name} is committed at {epoch}:{base}")
+                Ok(Acknowledged {
+                    base: Some(base),
+                    epoch,
+                }) => format!("{id}: {name} is committed at {epoch}:{base}"),
+                Ok(Acknowledged { base: None, epoch }) => {
+                    format!("{id}: {name} is stored in e{epoch}")
                 }
                 Err(why) => format!("{id}: {name} {}", refusal(why)),
             }
@@ -142,6 +152,10 @@ pub fn effect(id: u32, effect: &Effect, requests: &BTreeMap<RequestId, Content>)
             answer.epoch, answer.last_epoch, answer.durable_end
         ),
         Effect::ProposeInSync(wanted) => format!("{id}: proposes {}", proposal(wanted)),
+        Effect::AskOffsets { limit, .. } => format!("{id}: asks for offsets to {limit}"),
+        Effect::ProposeHandover(wanted) => {
+            format!("{id}: proposes v{} -> leader {}", wanted.version, wanted.to)
+        }
         Effect::RoleChanged {
             leading: Some(epoch),
         } => format!("{id}: leads e{epoch}"),

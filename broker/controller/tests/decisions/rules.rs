@@ -1,178 +1,15 @@
-//! What the controller decides, one rule a test: the core runs alone, its proposals are committed
-//! by hand.
+//! Sessions, deaths, elections that lose nothing, set changes: one rule a test.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use baton_controller::core::{Config, ControllerCore, Effect, Input, SessionId};
-use baton_controller::session::{FenceAnswer, FromController, ToController};
-use baton_controller::state::{ClusterState, Command, Outcome, SetChange, SetChangeResult};
+use baton_controller::session::{FromController, ToController};
+use baton_controller::state::{ClusterState, Command, SetChangeResult};
 use baton_protocol::admin::{AdminRequest, AdminResponse};
-use baton_protocol::ids::{
-    BrokerEpoch, BrokerId, BrokerLife, ClusterId, DirectoryId, LeaderEpoch, MetadataIndex, Offset,
-    PartitionIndex, Tick, TopicId, TopicPartition,
-};
-use baton_protocol::metadata::PartitionRecord;
+use baton_protocol::ids::{BrokerEpoch, BrokerId, LeaderEpoch, MetadataIndex, Tick, TopicId};
 use uuid::Uuid;
 
-const TOPIC: TopicId = TopicId(Uuid::from_u128(9));
-const PARTITION: TopicPartition = TopicPartition {
-    topic: TOPIC,
-    partition: PartitionIndex(0),
-};
-
-/// A controller with three brokers and one partition on all of them, led by broker 1.
-struct Stage {
-    core: ControllerCore,
-    log: ClusterState,
-    now: u64,
-    lives: BTreeMap<u32, BrokerEpoch>,
-    /// What each session was sent, newest last.
-    sent: BTreeMap<SessionId, Vec<FromController>>,
-    /// Proposals are committed at once, unless held.
-    hold: bool,
-    silent: BTreeSet<u32>,
-}
-
-impl Stage {
-    fn new(sync_followers: u32) -> Stage {
-        let mut log = ClusterState::default();
-        let cluster_id = ClusterId(Uuid::from_u128(1));
-        log.apply(MetadataIndex(1), &Command::FormCluster { cluster_id });
-        let core = ControllerCore::new(BrokerId(1), 1, Config::default(), log.clone(), Tick(0));
-        let mut stage = Stage {
-            core,
-            log,
-            now: 0,
-            lives: BTreeMap::new(),
-            sent: BTreeMap::new(),
-            hold: false,
-            silent: BTreeSet::new(),
-        };
-        stage.step(Input::Tick);
-        for broker in 1..=3 {
-            stage.register(broker, u64::from(broker), broker);
-        }
-        let request = AdminRequest::CreateTopic {
-            name: "t".into(),
-            partitions: Some(1),
-            replicas: Some(3),
-            sync_followers: Some(sync_followers),
-        };
-        stage.say(
-            1,
-            ToController::Admin {
-                id: 7,
-                request,
-                fresh_topic_id: TOPIC,
-            },
-        );
-        stage
-    }
-
-    fn step(&mut self, input: Input) {
-        let mut effects = Vec::new();
-        self.core.step(Tick(self.now), input, &mut effects);
-        for effect in effects {
-            match effect {
-                Effect::Send(session, message) => {
-                    self.sent.entry(session).or_default().push(message)
-                }
-                Effect::Close(_) => {}
-                Effect::Propose(_, _) if self.hold => {}
-                Effect::Propose(token, command) => {
-                    let index = MetadataIndex(self.log.index.0 + 1);
-                    let outcome = self.log.apply(index, &command);
-                    self.step(Input::Applied(index, command));
-                    self.step(Input::Outcome(token, outcome));
-                }
-            }
-        }
-    }
-
-    fn say(&mut self, session: u64, message: ToController) {
-        self.step(Input::Message(SessionId(session), message));
-    }
-
-    fn register(&mut self, broker: u32, session: u64, directory: u32) {
-        let hello = ToController::Hello {
-            broker: BrokerId(broker),
-            life: None,
-        };
-        self.say(session, hello);
-        self.say(
-            session,
-            ToController::Register {
-                directory: DirectoryId(Uuid::from_u128(u128::from(directory))),
-                client_address: String::new(),
-                peer_address: String::new(),
-                log_lost: false,
-            },
-        );
-        let epoch = self.log.life_of(BrokerId(broker)).expect("registered");
-        self.lives.insert(broker, epoch);
-        self.say(session, ToController::Heartbeat { disk_progress: 0 });
-    }
-
-    /// Lets time pass, with heartbeats of all that are not silent.
-    fn pass(&mut self, ms: u64) {
-        for _ in 0..ms / 25 {
-            self.now += 25;
-            for broker in 1..=3 {
-                if !self.silent.contains(&broker) {
-                    let disk_progress = self.now;
-                    self.say(u64::from(broker), ToController::Heartbeat { disk_progress });
-                }
-            }
-            self.step(Input::Tick);
-        }
-    }
-
-    fn life(&self, broker: u32) -> BrokerLife {
-        BrokerLife {
-            broker: BrokerId(broker),
-            epoch: self.lives[&broker],
-        }
-    }
-
-    fn partition(&self) -> &PartitionRecord {
-        self.log.partition(&PARTITION).expect("it exists")
-    }
-
-    fn answer(&mut self, broker: u32, epoch: u32, last_epoch: u32, end: u64) {
-        let life = self.life(broker);
-        self.answer_as(life, epoch, last_epoch, end);
-    }
-
-    fn answer_as(&mut self, life: BrokerLife, epoch: u32, last_epoch: u32, end: u64) {
-        let answer = FenceAnswer {
-            partition: PARTITION,
-            epoch: LeaderEpoch(epoch),
-            last_epoch: LeaderEpoch(last_epoch),
-            durable_end: Offset(end),
-            log_start: Offset::ZERO,
-            life,
-        };
-        self.say(
-            u64::from(life.broker.0),
-            ToController::FenceAnswers(vec![answer]),
-        );
-    }
-
-    fn kill_leader(&mut self) {
-        self.silent.insert(1);
-        self.step(Input::Closed(SessionId(1)));
-        for reporter in [2, 3] {
-            let life = self.life(1);
-            self.say(reporter, ToController::ConnectionRefused { life });
-        }
-    }
-
-    fn fences_sent_to(&self, session: u64) -> usize {
-        let sent = self.sent.get(&SessionId(session)).into_iter().flatten();
-        sent.filter(|message| matches!(message, FromController::Fence(_)))
-            .count()
-    }
-}
+use crate::stage::{Stage, apply, change};
 
 #[test]
 fn two_refused_connections_depose_a_leader_whose_session_broke_at_once() {
@@ -392,28 +229,6 @@ fn a_broker_that_was_frozen_is_taken_back_after_regular_heartbeats() {
     assert!(!stage.log.is_fenced(BrokerId(3)));
 }
 
-fn change(stage: &Stage, members: &[u32], verified: &[BrokerLife]) -> SetChange {
-    SetChange {
-        partition: PARTITION,
-        epoch: stage.partition().epoch,
-        version: stage.partition().version,
-        new_set: members.iter().map(|id| BrokerId(*id)).collect(),
-        verified: verified.to_vec(),
-    }
-}
-
-fn apply(stage: &mut Stage, leader: BrokerLife, change: SetChange) -> SetChangeResult {
-    let index = MetadataIndex(stage.log.index.0 + 1);
-    let changes = vec![change];
-    match stage
-        .log
-        .apply(index, &Command::ChangeInSync { leader, changes })
-    {
-        Outcome::SetChanges(results) => results[0],
-        other => panic!("{other:?}"),
-    }
-}
-
 #[test]
 fn a_set_change_is_compared_and_set_on_leader_epoch_version_and_lives() {
     let mut stage = Stage::new(1);
@@ -494,6 +309,8 @@ fn leaders_are_spread_evenly_and_bad_requests_refused() {
             partitions,
             replicas,
             sync_followers,
+            flush: None,
+            unclean_election: None,
         };
         stage.say(
             1,

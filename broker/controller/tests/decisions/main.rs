@@ -1,0 +1,5 @@
+//! What the controller decides, one rule a test.
+
+mod losses;
+mod rules;
+mod stage;

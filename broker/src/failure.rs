@@ -1,0 +1,37 @@
+//! How a broker ends when one of its replicas cannot go on: at once, whether or not there is a
+//! controller to tell. Others can take over only from a broker that is gone.
+
+use std::path::{Path, PathBuf};
+
+use baton_protocol::ids::TopicPartition;
+
+use crate::data_dir;
+
+/// Ends the broker.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    data_dir: PathBuf,
+}
+
+impl Failure {
+    /// For the broker with this data directory.
+    pub fn new(data_dir: &Path) -> Self {
+        Failure {
+            data_dir: data_dir.to_owned(),
+        }
+    }
+
+    /// A flush or another operation of the disk failed: what was written last may not be there,
+    /// whatever the page cache says. That is noted, so that the next process does not vouch for it.
+    pub fn disk_failed(&self, partition: TopicPartition) -> ! {
+        data_dir::note_failure(&self.data_dir);
+        tracing::error!(%partition, "this broker ends: its disk failed, and what it holds has to be checked against the other replicas");
+        std::process::exit(1);
+    }
+
+    /// There is no room to go on. What is on the disk is sound.
+    pub fn no_room(&self, partition: TopicPartition) -> ! {
+        tracing::error!(%partition, data_dir = %self.data_dir.display(), "this broker ends: its disk is full; free space and start it again");
+        std::process::exit(1);
+    }
+}
