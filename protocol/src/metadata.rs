@@ -59,9 +59,10 @@ pub struct PartitionRecord {
     pub sync_followers_elect: u32,
     /// A leader assigns offsets below this one only.
     pub offset_limit: Offset,
-    /// The lowest offset that the leader of `epoch` assigns: the offset limit of before, where its
-    /// election may have lost entries, so that no offset ever names two records. Otherwise 0.
-    pub epoch_floor: Offset,
+    /// The lowest offset that a leader assigns: the offset limit as it was at the last election that
+    /// may have lost entries, so that no offset ever names two records; 0 before any. Where the
+    /// log ends higher up, as it does but right after such an election, this says nothing.
+    pub offset_floor: Offset,
     /// The last epoch whose election may have lost acknowledged entries; `NONE` if there was none.
     pub lossy_epoch: LeaderEpoch,
 }

@@ -510,7 +510,7 @@ impl ClusterState {
             sync_followers_commit: config.sync_followers,
             sync_followers_elect: config.sync_followers,
             offset_limit: Offset(OFFSET_QUANTUM),
-            epoch_floor: Offset::ZERO,
+            offset_floor: Offset::ZERO,
             lossy_epoch: LeaderEpoch::NONE,
         }
     }
@@ -544,7 +544,7 @@ impl ClusterState {
                 let limit = partition.offset_limit;
                 make_room(partition);
                 if elected.grade != Grade::Clean && rules.hold(Rule::LossyElectionsAreRecorded) {
-                    partition.epoch_floor = limit;
+                    partition.offset_floor = limit;
                     partition.lossy_epoch = partition.epoch;
                 }
                 if elected.grade == Grade::Unclean {
@@ -655,11 +655,12 @@ impl ClusterState {
     }
 }
 
-/// A new epoch begins: its first entry has room, above everything that was assigned before.
+/// A new epoch begins: its first entry has room, above everything that was assigned before. The
+/// floor stays, for good: the leader for whom it was raised may have ended before it stored
+/// anything there, and the next one must not begin below it either.
 fn make_room(partition: &mut PartitionRecord) {
     let limit = partition.offset_limit.0.saturating_add(OFFSET_QUANTUM);
     partition.offset_limit = Offset(limit).min(Offset::MAX);
-    partition.epoch_floor = Offset::ZERO;
 }
 
 impl std::fmt::Display for Command {

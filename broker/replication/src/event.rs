@@ -47,8 +47,8 @@ pub struct PartitionView {
     pub flush: Flush,
     /// A leader assigns offsets below this one only.
     pub offset_limit: Offset,
-    /// The lowest offset that the leader of this epoch assigns.
-    pub epoch_floor: Offset,
+    /// The lowest offset that a leader assigns.
+    pub offset_floor: Offset,
     /// The last epoch whose election may have lost committed entries.
     pub lossy_epoch: LeaderEpoch,
     /// All replicas, this one included.

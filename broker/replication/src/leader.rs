@@ -63,7 +63,7 @@ impl Replica {
         let epoch = self.view.epoch;
         let taken_at = self.log.end;
         let base = if self.rules.hold(Rule::LossyElectionsStartAtTheLimit) {
-            taken_at.max(self.view.epoch_floor)
+            taken_at.max(self.view.offset_floor)
         } else {
             taken_at
         };

@@ -318,7 +318,7 @@ pub fn view_of(
         sync_followers_elect: record.sync_followers_elect,
         flush: topic.config.flush,
         offset_limit: record.offset_limit,
-        epoch_floor: record.epoch_floor,
+        offset_floor: record.offset_floor,
         lossy_epoch: record.lossy_epoch,
         replicas: record.replicas.iter().map(replica).collect(),
     }

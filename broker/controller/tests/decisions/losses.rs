@@ -53,7 +53,7 @@ fn a_clean_election_moves_no_floor_and_leaves_room() {
     stage.answer(2, 2, 1, 10);
     stage.answer(3, 2, 1, 12);
     let partition = stage.partition();
-    assert_eq!(partition.epoch_floor, Offset::ZERO);
+    assert_eq!(partition.offset_floor, Offset::ZERO);
     assert_eq!(partition.lossy_epoch, LeaderEpoch::NONE);
     assert!(partition.offset_limit > limit(1));
 }
@@ -81,13 +81,13 @@ fn an_operator_ends_an_election_that_waits_for_good() {
     assert_eq!(partition.leader, Some(stage.life(3)));
     assert_eq!(partition.in_sync, [BrokerId(3)].into());
     assert_eq!(partition.lossy_epoch, LeaderEpoch(2));
-    assert_eq!(partition.epoch_floor, limit(1));
+    assert_eq!(partition.offset_floor, limit(1));
     assert_eq!(partition.offset_limit, limit(2));
     assert!(describe(&mut stage).is_err(), "it is over");
 }
 
 #[test]
-fn the_floor_goes_with_the_epoch_that_needed_it() {
+fn the_floor_stays_for_leaders_that_come_before_anything_is_stored_there() {
     let mut stage = stuck();
     let epoch = LeaderEpoch(2);
     let topic = "t".into();
@@ -107,7 +107,7 @@ fn the_floor_goes_with_the_epoch_that_needed_it() {
     let partition = stage.partition();
     assert_eq!(partition.leader, Some(second));
     assert_eq!(partition.epoch, LeaderEpoch(3));
-    assert_eq!(partition.epoch_floor, Offset::ZERO);
+    assert_eq!(partition.offset_floor, limit(1));
     assert_eq!(partition.lossy_epoch, LeaderEpoch(2));
 }
 
@@ -139,7 +139,7 @@ fn suspects_are_elected_only_when_every_member_has_answered() {
     );
     assert_eq!(partition.in_sync, [BrokerId(3)].into());
     assert!(!partition.suspects.contains(&BrokerId(3)));
-    assert_eq!(partition.epoch_floor, limit(1));
+    assert_eq!(partition.offset_floor, limit(1));
 }
 
 #[test]
@@ -159,14 +159,14 @@ fn an_asynchronous_partition_fails_over_above_the_limit_unless_all_have_answered
     stage.answer(3, 2, 1, 12);
     let partition = stage.partition();
     assert_eq!(partition.leader, Some(stage.life(3)));
-    assert_eq!(partition.epoch_floor, limit(1));
+    assert_eq!(partition.offset_floor, limit(1));
     assert_eq!(partition.in_sync.len(), 3);
     let mut stage = Stage::new(0);
     stage.hold = false;
     let old = stage.life(1);
     let second = stage.life(2);
     stage.hand_over(old, second);
-    assert_eq!(stage.partition().epoch_floor, Offset::ZERO, "as planned");
+    assert_eq!(stage.partition().offset_floor, Offset::ZERO, "as planned");
 }
 
 #[test]

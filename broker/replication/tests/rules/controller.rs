@@ -42,7 +42,7 @@ impl Controller {
             sync_followers_elect: k,
             flush,
             offset_limit: Offset(QUANTUM_MIN),
-            epoch_floor: Offset::ZERO,
+            offset_floor: Offset::ZERO,
             lossy_epoch: LeaderEpoch::NONE,
             replicas: (1..=brokers)
                 .map(|id| (BrokerId(id), replica(id)))
@@ -175,7 +175,6 @@ impl Controller {
         self.election = None;
         self.change(|view| {
             view.leader = Some(winner);
-            view.epoch_floor = Offset::ZERO;
         });
     }
 
@@ -187,7 +186,7 @@ impl Controller {
             view.leader = Some(winner);
             view.in_sync = [winner.broker].into();
             view.lossy_epoch = view.epoch;
-            view.epoch_floor = view.offset_limit;
+            view.offset_floor = view.offset_limit;
             view.offset_limit = view.offset_limit.plus(QUANTUM_MIN);
             if let Some(replica) = view.replicas.get_mut(&winner.broker) {
                 replica.suspect = false;
@@ -213,7 +212,6 @@ impl Controller {
             if sound {
                 view.epoch = view.epoch.next();
                 view.leader = Some(to);
-                view.epoch_floor = Offset::ZERO;
             }
         });
         sound

@@ -35,7 +35,7 @@ fn leader() -> Replica {
         sync_followers_elect: 1,
         flush: Flush::Ack,
         offset_limit: Offset::MAX,
-        epoch_floor: Offset::ZERO,
+        offset_floor: Offset::ZERO,
         lossy_epoch: LeaderEpoch::NONE,
         replicas: BTreeMap::from([(BrokerId(1), replica), (BrokerId(2), replica)]),
     };
