@@ -526,15 +526,15 @@ impl ControllerCore {
     }
 
     /// A result was committed. It may still not have been accepted: the winner has begun another
-    /// life meanwhile. Then the election goes on.
+    /// life meanwhile, or this is a late copy and a later election is on. Then that goes on.
     fn close_election(&mut self, elected: &Elected) {
         let partition = self.state.partition(&elected.partition);
-        if partition.is_some_and(|p| p.leader.is_none() && p.epoch == elected.epoch) {
-            if let Some(election) = self.elections.get_mut(&elected.partition) {
-                election.decided = false;
-            }
-        } else {
+        if partition.is_none_or(|p| p.leader.is_some()) {
             self.elections.remove(&elected.partition);
+        } else if let Some(election) = self.elections.get_mut(&elected.partition)
+            && election.epoch == elected.epoch
+        {
+            election.decided = false;
         }
     }
 
