@@ -258,7 +258,14 @@ impl ControllerCore {
                 self.propose(command, Purpose::Registration(id), out);
             }
             ToController::Heartbeat { disk_progress } => {
-                if session.life.is_some() && session.life == self.state.life_of(session.broker) {
+                let current = session.life == self.state.life_of(session.broker);
+                if session.life.is_some() && !current {
+                    // The registration of an earlier process may come last, and then none of the
+                    // processes that live is known: whoever is not must end and begin anew.
+                    out.push(Effect::Send(id, FromController::Obsolete));
+                    return out.push(Effect::Close(id));
+                }
+                if session.life.is_some() {
                     self.detector
                         .heard(session.broker, disk_progress, &self.config, now);
                 }
