@@ -102,7 +102,7 @@ impl Replica {
                 if let Some(to) = cut {
                     if to < self.log.high_watermark && !self.may_give_up(&append) {
                         // The metadata may not have told yet of the election that allows it.
-                        if append.epoch <= self.view.epoch {
+                        if self.knows_outcome_of(append.epoch) {
                             let breach = Breach::TruncateBelowWatermark {
                                 to,
                                 high_watermark: self.log.high_watermark,
@@ -130,6 +130,11 @@ impl Replica {
     /// one that may lose entries lies between its log and this leader.
     fn may_give_up(&self, append: &Append) -> bool {
         self.log.epochs.last() < self.view.lossy_epoch && self.view.lossy_epoch <= append.epoch
+    }
+
+    /// Whether the metadata seen so far tells how the election of this epoch ended.
+    fn knows_outcome_of(&self, epoch: LeaderEpoch) -> bool {
+        epoch < self.view.epoch || (epoch == self.view.epoch && self.view.leader.is_some())
     }
 
     /// Whether this log holds the entry that the append continues.
