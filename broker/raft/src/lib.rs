@@ -4,6 +4,7 @@
 mod log_store;
 mod network;
 mod node;
+mod record_file;
 mod state_machine;
 mod types;
 
