@@ -77,6 +77,7 @@ pub(crate) struct RecordFile {
     /// The slot that is written next.
     slot: usize,
     failed: bool,
+    sync_dir: fn(&Path) -> io::Result<()>,
 }
 
 fn invalid(path: &Path, detail: impl std::fmt::Display) -> io::Error {
@@ -197,6 +198,7 @@ impl RecordFile {
             end: end as u64,
             slot,
             failed: false,
+            sync_dir,
         };
         opened.file.set_len(opened.end)?;
         // Where a sync failed in an earlier life these bytes may be in memory only, and count as
@@ -221,6 +223,7 @@ impl RecordFile {
             end,
             slot: 1,
             failed: false,
+            sync_dir,
         })
     }
 
@@ -276,13 +279,17 @@ impl RecordFile {
                 return Err(error);
             }
         };
+        // From here on the old file may have no name any more, or the new one may lose its name in
+        // a power cut: until both are ruled out nothing may be appended to either.
+        self.failed = true;
         std::fs::rename(&temporary, &self.path)?;
-        if let Some(dir) = self.path.parent() {
-            sync_dir(dir)?;
-        }
         self.file = file;
         self.end = end;
         self.slot = 1;
+        if let Some(dir) = self.path.parent() {
+            (self.sync_dir)(dir)?;
+        }
+        self.failed = false;
         Ok(())
     }
 }

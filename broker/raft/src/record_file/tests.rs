@@ -243,6 +243,26 @@ fn a_slot_is_written_only_while_the_other_is_on_disk() {
 }
 
 #[test]
+fn after_a_failed_sync_of_the_directory_nothing_is_appended_to_a_file_without_a_name() {
+    let dir = tempfile::tempdir().expect("dir");
+    let path = dir.path().join("log");
+    let (mut file, _) = open(&path).expect("opens");
+    file.append(&frames(0..3)).expect("written");
+    file.sync_dir = |_| Err(io::ErrorKind::StorageFull.into());
+    file.replace(&frames(0..2)).expect_err("fails");
+    assert!(file.has_failed());
+    file.append(&frames([2])).expect_err("is refused");
+    file.replace(&frames(0..2)).expect_err("is refused");
+    let inode = |metadata: std::fs::Metadata| std::os::unix::fs::MetadataExt::ino(&metadata);
+    assert_eq!(
+        inode(file.file.metadata().expect("metadata")),
+        inode(std::fs::metadata(&path).expect("metadata")),
+    );
+    let (_, found) = open(&path).expect("opens");
+    assert_eq!(found, texts(2));
+}
+
+#[test]
 fn a_replaced_file_goes_on() {
     let dir = tempfile::tempdir().expect("dir");
     let path = dir.path().join("log");
