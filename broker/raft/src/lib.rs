@@ -2,12 +2,14 @@
 //! this crate.
 
 mod log_store;
+mod member_dir;
 mod network;
 mod node;
 mod record_file;
+mod server;
 mod state_machine;
 mod types;
 
-pub use network::{CallError, Identity};
-pub use node::{ProposeError, RaftConfig, RaftLeader, RaftNode, StartError, form, identify};
+pub use network::{CallError, Identity, form, identify};
+pub use node::{ProposeError, RaftConfig, RaftLeader, RaftNode, StartError};
 pub use state_machine::AppliedCommand;

@@ -160,6 +160,43 @@ pub(crate) async fn call(
     }
 }
 
+/// Asks the voter at `address` who it is.
+pub async fn identify(address: &str, limit: Duration) -> Result<Identity, CallError> {
+    let request = Request {
+        to: None,
+        body: RequestBody::Identify,
+    };
+    match call(address, &request, limit).await? {
+        Response::Identity(identity) => Ok(identity),
+        _ => Err(CallError::Refused {
+            address: address.to_owned(),
+            reason: "an answer to another question".to_owned(),
+        }),
+    }
+}
+
+/// Has the first of `members` form the cluster, with all of them as voters.
+pub async fn form(
+    cluster_id: ClusterId,
+    members: Vec<Identity>,
+    limit: Duration,
+) -> Result<(), CallError> {
+    let Some(first) = members.first() else {
+        return Err(CallError::Refused {
+            address: "nobody".to_owned(),
+            reason: "a cluster has at least one voter".to_owned(),
+        });
+    };
+    let (to, address) = (Some(first.node_id), first.address.clone());
+    let body = RequestBody::Form {
+        cluster_id,
+        members,
+    };
+    call(&address, &Request { to, body }, limit)
+        .await
+        .map(|_| ())
+}
+
 /// Makes connections to voters.
 pub(crate) struct Network;
 

@@ -1,27 +1,24 @@
 //! A member of the Raft group, on threads of its own: nothing that the broker does delays its
 //! timers.
 
-use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use baton_controller::state::{ClusterState, Command, Outcome};
-use baton_protocol::ids::{BrokerId, ClusterId, MetadataIndex};
-use openraft::alias::SnapshotOf;
+use baton_protocol::ids::{BrokerId, MetadataIndex};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::{Config, Raft, ServerState, SnapshotPolicy};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
-use crate::log_store::LogStore;
-use crate::network::{
-    self, CallError, Identity, Network, Request, RequestBody, Response, read_message, write_message,
-};
+use crate::member_dir;
+use crate::network::{Identity, Network};
+use crate::server::{Server, accept};
 use crate::state_machine::{AppliedCommand, StateMachine};
-use crate::types::{Types, Voter};
+use crate::types::Types;
 
 /// Entries after which a snapshot is made and the log is purged.
 const SNAPSHOT_EVERY: u64 = 5_000;
@@ -133,7 +130,7 @@ impl RaftNode {
             source,
         };
         std::fs::create_dir_all(&config.dir).map_err(storage)?;
-        let (node_id, log, machine) = open(&config.dir).map_err(storage)?;
+        let (node_id, log, machine) = member_dir::open(&config.dir).map_err(storage)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("raft")
@@ -236,64 +233,6 @@ fn settings(config: &RaftConfig) -> Result<Arc<Config>, StartError> {
     Ok(Arc::new(settings))
 }
 
-/// What the directory holds, or a new member's beginning. A node id stands for the votes and entries
-/// that went with it: with those gone it must not be used again, or what a majority acknowledged
-/// could be lost, and two leaders be elected in a term.
-fn open(dir: &Path) -> io::Result<(u64, LogStore, StateMachine)> {
-    let path = dir.join("node-id");
-    let known = read_node_id(&path)?;
-    let refuse = |what: &str| {
-        let text = format!(
-            "{what}; if it cannot be restored, remove {} as a whole: \
-             the broker is a new Raft node then",
-            dir.display()
-        );
-        Err(io::Error::new(io::ErrorKind::InvalidData, text))
-    };
-    if known.is_some() && !LogStore::exists(dir)? {
-        return refuse("the log is gone, but the node id is still there");
-    }
-    let log = LogStore::open(dir)?;
-    let machine = StateMachine::open(dir)?;
-    if known.is_none() && !(log.is_empty() && machine.applied_index().is_none()) {
-        return refuse("the node id is gone, but the log or the snapshot is still there");
-    }
-    if log.purged_index() > machine.applied_index() {
-        return refuse(
-            "the snapshot is gone or too old: entries are missing between it and the log",
-        );
-    }
-    let node_id = match known {
-        Some(id) => id,
-        // The log is there by now: an id without one is never left by a crash.
-        None => new_node_id(&path)?,
-    };
-    Ok((node_id, log, machine))
-}
-
-fn read_node_id(path: &Path) -> io::Result<Option<u64>> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => text.trim().parse().map(Some).map_err(|_| {
-            let text = format!("{}: `{}` is no node id", path.display(), text.trim());
-            io::Error::new(io::ErrorKind::InvalidData, text)
-        }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-fn new_node_id(path: &Path) -> io::Result<u64> {
-    let id = uuid::Uuid::new_v4().as_u64_pair().0 >> 1;
-    let temporary = path.with_extension("tmp");
-    std::fs::write(&temporary, format!("{id}\n"))?;
-    std::fs::File::open(&temporary)?.sync_all()?;
-    std::fs::rename(&temporary, path)?;
-    if let Some(dir) = path.parent() {
-        std::fs::File::open(dir)?.sync_all()?;
-    }
-    Ok(id)
-}
-
 /// Keeps `leader` true. This node counts as leader only once an entry of its own term is applied:
 /// by then it has applied everything that any leader before it had committed.
 async fn watch_leader(
@@ -329,168 +268,4 @@ async fn watch_leader(
             return;
         }
     }
-}
-
-struct Server {
-    raft: Raft<Types, StateMachine>,
-    identity: Identity,
-}
-
-async fn accept(listener: TcpListener, server: Server) {
-    let server = Arc::new(server);
-    loop {
-        match listener.accept().await {
-            Ok((socket, _)) => {
-                let server = server.clone();
-                tokio::spawn(async move {
-                    if let Err(error) = server.serve(socket).await {
-                        tracing::debug!(%error, "a Raft connection ended");
-                    }
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a Raft connection could not be accepted");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
-}
-
-impl Server {
-    async fn serve(&self, mut socket: TcpStream) -> io::Result<()> {
-        socket.set_nodelay(true)?;
-        loop {
-            let request: Request = match read_message(&mut socket).await {
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
-                other => other?,
-            };
-            let response = self.answer(request).await;
-            write_message(&mut socket, &response).await?;
-        }
-    }
-
-    async fn answer(&self, request: Request) -> Response {
-        let me = self.identity.node_id;
-        if request.to.is_some_and(|to| to != me) {
-            return Response::Refused(format!("this is Raft node {me}, not the one that is meant"));
-        }
-        let result = match request.body {
-            RequestBody::Append(rpc) => self
-                .raft
-                .append_entries(rpc)
-                .await
-                .map(Response::Append)
-                .map_err(|e| e.to_string()),
-            RequestBody::Vote(rpc) => self
-                .raft
-                .vote(rpc)
-                .await
-                .map(Response::Vote)
-                .map_err(|e| e.to_string()),
-            RequestBody::PreVote(rpc) => self
-                .raft
-                .pre_vote(rpc)
-                .await
-                .map(Response::Vote)
-                .map_err(|e| e.to_string()),
-            RequestBody::Snapshot {
-                vote,
-                meta,
-                content,
-            } => {
-                let snapshot = SnapshotOf::<Types, Vec<u8>> {
-                    meta,
-                    snapshot: content,
-                };
-                let installed = self.raft.install_full_snapshot(vote, snapshot).await;
-                installed.map(Response::Snapshot).map_err(|e| e.to_string())
-            }
-            RequestBody::Identify => self.identify().await.map(Response::Identity),
-            RequestBody::Form {
-                cluster_id,
-                members,
-            } => self
-                .form(cluster_id, &members)
-                .await
-                .map(|()| Response::Formed),
-        };
-        result.unwrap_or_else(Response::Refused)
-    }
-
-    async fn identify(&self) -> Result<Identity, String> {
-        let formed = self
-            .raft
-            .is_initialized()
-            .await
-            .map_err(|error| error.to_string())?;
-        Ok(Identity {
-            formed,
-            ..self.identity.clone()
-        })
-    }
-
-    /// Forms a cluster: this node becomes its first leader's candidate, and the cluster's identity
-    /// its first command.
-    async fn form(&self, cluster_id: ClusterId, members: &[Identity]) -> Result<(), String> {
-        let voters: BTreeMap<u64, Voter> = members
-            .iter()
-            .map(|member| {
-                let voter = Voter {
-                    broker: member.broker.0,
-                    address: member.address.clone(),
-                };
-                (member.node_id, voter)
-            })
-            .collect();
-        self.raft
-            .initialize(voters)
-            .await
-            .map_err(|error| error.to_string())?;
-        let command = Command::FormCluster { cluster_id };
-        for _ in 0..100 {
-            match self.raft.client_write(command.clone()).await {
-                Ok(_) => return Ok(()),
-                Err(error) => tracing::debug!(%error, "the new group has no leader yet"),
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        Err("the voters are joined, but elected no leader within five seconds".to_owned())
-    }
-}
-
-/// Asks the voter at `address` who it is.
-pub async fn identify(address: &str, limit: Duration) -> Result<Identity, CallError> {
-    let request = Request {
-        to: None,
-        body: RequestBody::Identify,
-    };
-    match network::call(address, &request, limit).await? {
-        Response::Identity(identity) => Ok(identity),
-        _ => Err(CallError::Refused {
-            address: address.to_owned(),
-            reason: "an answer to another question".to_owned(),
-        }),
-    }
-}
-
-/// Has the first of `members` form the cluster, with all of them as voters.
-pub async fn form(
-    cluster_id: ClusterId,
-    members: Vec<Identity>,
-    limit: Duration,
-) -> Result<(), CallError> {
-    let Some(first) = members.first() else {
-        return Err(CallError::Refused {
-            address: "nobody".to_owned(),
-            reason: "a cluster has at least one voter".to_owned(),
-        });
-    };
-    let (to, address) = (Some(first.node_id), first.address.clone());
-    let body = RequestBody::Form {
-        cluster_id,
-        members,
-    };
-    network::call(&address, &Request { to, body }, limit)
-        .await
-        .map(|_| ())
 }
