@@ -7,7 +7,7 @@ use std::time::Duration;
 use actix::{Actor, Arbiter, ArbiterHandle, SyncArbiter, System};
 use anyhow::Context;
 use baton_protocol::ids::{ClusterId, ProcessId};
-use baton_raft::{RaftConfig, RaftNode};
+use baton_raft::{RaftConfig, RaftFailure, RaftNode};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
@@ -122,19 +122,39 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         reports,
     ))?;
     tracing::info!(broker = %broker, listen = shared.config.broker.listen, "broker started");
-    until_told_to_end().await?;
+    let failure = tokio::select! {
+        ended = until_told_to_end() => ended.map(|()| None)?,
+        failure = raft_failure(raft.as_ref()) => Some(failure),
+    };
     tracing::info!("ending");
-    match tokio::time::timeout(CLOSE_TIMEOUT, router.send(CloseAll)).await {
-        Ok(Ok(true)) => directory.note_clean_end()?,
-        Ok(_) => {}
-        Err(_) => tracing::warn!(
-            "the replicas did not close in time; their logs are checked at the next start"
-        ),
+    let noted = match tokio::time::timeout(CLOSE_TIMEOUT, router.send(CloseAll)).await {
+        Ok(Ok(true)) => directory.note_clean_end(),
+        Ok(_) => Ok(()),
+        Err(_) => {
+            tracing::warn!(
+                "the replicas did not close in time; their logs are checked at the next start"
+            );
+            Ok(())
+        }
+    };
+    if let Some(failure) = failure {
+        // It is the cause of whatever else goes wrong on this disk.
+        return Err(failure.into());
     }
+    noted?;
     if let Some(raft) = raft {
         raft.shutdown().await;
     }
     Ok(())
+}
+
+/// Waits until this broker's Raft member cannot go on. It cannot be replaced within the process, and
+/// a broker that goes on without it looks healthy while the cluster lacks a voter.
+async fn raft_failure(raft: Option<&RaftNode>) -> RaftFailure {
+    match raft {
+        Some(raft) => raft.failed().await,
+        None => std::future::pending().await,
+    }
 }
 
 fn start_raft(config: &Config) -> anyhow::Result<Option<RaftNode>> {

@@ -9,7 +9,9 @@ mod record_file;
 mod server;
 mod state_machine;
 mod types;
+mod watch;
 
 pub use network::{CallError, Identity, form, identify};
-pub use node::{ProposeError, RaftConfig, RaftLeader, RaftNode, StartError};
+pub use node::{ProposeError, RaftConfig, RaftNode, StartError};
 pub use state_machine::AppliedCommand;
+pub use watch::{RaftFailure, RaftLeader};

@@ -85,6 +85,12 @@ impl LogStore {
         })
     }
 
+    /// Has every write fail from now on.
+    #[cfg(test)]
+    pub fn fail(&self) {
+        self.lock().file.fail();
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -8,17 +8,21 @@ use std::time::Duration;
 
 use baton_controller::state::{ClusterState, Command, Outcome};
 use baton_protocol::ids::{BrokerId, MetadataIndex};
-use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
-use openraft::{Config, Raft, ServerState, SnapshotPolicy};
+use openraft::{Config, Raft, SnapshotPolicy};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
+use crate::log_store::LogStore;
 use crate::member_dir;
 use crate::network::{Identity, Network};
 use crate::server::{Server, accept};
 use crate::state_machine::{AppliedCommand, StateMachine};
 use crate::types::Types;
+use crate::watch::{RaftFailure, RaftLeader, Shown, keep_true};
+
+#[cfg(test)]
+mod tests;
 
 /// Entries after which a snapshot is made and the log is purged.
 const SNAPSHOT_EVERY: u64 = 5_000;
@@ -44,17 +48,6 @@ pub struct RaftConfig {
     pub election_timeout_max_ms: u64,
 }
 
-/// The leader of the group.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RaftLeader {
-    /// Its broker.
-    pub broker: BrokerId,
-    /// Its term.
-    pub term: u64,
-    /// It is this node, and it has applied everything that was committed before its term.
-    pub is_me: bool,
-}
-
 /// A member cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -76,6 +69,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// Its threads cannot be had.
+    #[error("the threads of Raft cannot start: {0}")]
+    Threads(io::Error),
     /// The consensus library says no.
     #[error("Raft cannot start: {0}")]
     Raft(String),
@@ -99,6 +95,7 @@ pub struct RaftNode {
     machine: StateMachine,
     identity: Identity,
     leader: watch::Receiver<Option<RaftLeader>>,
+    failure: watch::Receiver<Option<RaftFailure>>,
     runtime: Arc<OwnRuntime>,
 }
 
@@ -131,12 +128,21 @@ impl RaftNode {
         };
         std::fs::create_dir_all(&config.dir).map_err(storage)?;
         let (node_id, log, machine) = member_dir::open(&config.dir).map_err(storage)?;
+        Self::start_on(config, node_id, log, machine)
+    }
+
+    fn start_on(
+        config: RaftConfig,
+        node_id: u64,
+        log: LogStore,
+        machine: StateMachine,
+    ) -> Result<RaftNode, StartError> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("raft")
             .enable_all()
             .build()
-            .map_err(storage)?;
+            .map_err(StartError::Threads)?;
         let listener = runtime
             .block_on(TcpListener::bind(&config.address))
             .map_err(|source| StartError::Listen {
@@ -148,7 +154,12 @@ impl RaftNode {
             .block_on(Raft::new(node_id, settings, Network, log, machine.clone()))
             .map_err(|error| StartError::Raft(error.to_string()))?;
         let (leader_sender, leader) = watch::channel(None);
-        runtime.spawn(watch_leader(raft.clone(), node_id, leader_sender));
+        let (failure_sender, failure) = watch::channel(None);
+        let shown = Shown {
+            leader: leader_sender,
+            failure: failure_sender,
+        };
+        runtime.spawn(keep_true(raft.clone(), config.dir, shown));
         let node = RaftNode {
             raft,
             machine,
@@ -159,6 +170,7 @@ impl RaftNode {
                 formed: false,
             },
             leader,
+            failure,
             runtime: Arc::new(OwnRuntime(Some(runtime))),
         };
         node.runtime.spawn(accept(listener, node.server()));
@@ -180,6 +192,17 @@ impl RaftNode {
     /// Who leads, and whether it is this node.
     pub fn leader(&self) -> watch::Receiver<Option<RaftLeader>> {
         self.leader.clone()
+    }
+
+    /// Waits until the member has ended without being told to, and says why: it can then neither
+    /// vote nor lead, and its process must end too. Waits for ever where it ends in good order.
+    pub async fn failed(&self) -> RaftFailure {
+        let mut failure = self.failure.clone();
+        let failed = failure.wait_for(Option::is_some).await;
+        match failed.ok().and_then(|failure| failure.clone()) {
+            Some(failure) => failure,
+            None => std::future::pending().await,
+        }
     }
 
     /// The state as applied here, and every command after it.
@@ -231,41 +254,4 @@ fn settings(config: &RaftConfig) -> Result<Arc<Config>, StartError> {
         .validate()
         .map_err(|error| StartError::Raft(error.to_string()))?;
     Ok(Arc::new(settings))
-}
-
-/// Keeps `leader` true. This node counts as leader only once an entry of its own term is applied:
-/// by then it has applied everything that any leader before it had committed.
-async fn watch_leader(
-    raft: Raft<Types, StateMachine>,
-    me: u64,
-    leader: watch::Sender<Option<RaftLeader>>,
-) {
-    let mut metrics = raft.metrics();
-    loop {
-        let now = {
-            let metrics = metrics.borrow_watched();
-            let broker = metrics.current_leader.and_then(|id| {
-                metrics
-                    .membership_config
-                    .get_node(&id)
-                    .map(|voter| BrokerId(voter.broker))
-            });
-            let applied_term = metrics.last_applied.map(|id| id.committed_leader_id().term);
-            let leads = metrics.current_leader == Some(me) && metrics.state == ServerState::Leader;
-            let is_me = leads && applied_term == Some(metrics.current_term);
-            broker.filter(|_| is_me || !leads).map(|broker| RaftLeader {
-                broker,
-                term: metrics.current_term,
-                is_me,
-            })
-        };
-        leader.send_if_modified(|known| {
-            let changed = *known != now;
-            *known = now;
-            changed
-        });
-        if metrics.changed().await.is_err() {
-            return;
-        }
-    }
 }

@@ -237,6 +237,11 @@ impl RecordFile {
         self.failed
     }
 
+    #[cfg(test)]
+    pub fn fail(&mut self) {
+        self.failed = true;
+    }
+
     fn refuse_after_failure(&self) -> io::Result<()> {
         if self.failed {
             return Err(invalid(&self.path, "an earlier write failed"));
