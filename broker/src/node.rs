@@ -7,7 +7,7 @@ use std::time::Duration;
 use actix::{Actor, Arbiter, ArbiterHandle, SyncArbiter, System};
 use anyhow::Context;
 use baton_protocol::ids::{ClusterId, ProcessId};
-use baton_raft::{RaftConfig, RaftFailure, RaftNode};
+use baton_raft::{ConfiguredVoter, RaftConfig, RaftFailure, RaftNode};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
@@ -23,7 +23,7 @@ use crate::actors::router::Router;
 use crate::actors::routes::Routes;
 use crate::actors::session::Session;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Voter};
 use crate::data_dir::DataDir;
 use crate::failure::Failure;
 use crate::net::listener::listen;
@@ -165,6 +165,8 @@ fn start_raft(config: &Config) -> anyhow::Result<Option<RaftNode>> {
         dir: config.broker.data_dir.join("raft"),
         broker: config.broker_id(),
         address: config.broker.raft_listen.clone(),
+        voters: config.cluster.voters.iter().map(configured).collect(),
+        cluster_id: data_dir::cluster_of(&config.broker.data_dir)?,
         heartbeat_interval_ms: config.raft.heartbeat_interval_ms,
         election_timeout_min_ms: config.raft.election_timeout_min_ms,
         election_timeout_max_ms: config.raft.election_timeout_max_ms,
@@ -173,6 +175,13 @@ fn start_raft(config: &Config) -> anyhow::Result<Option<RaftNode>> {
     let started = std::thread::spawn(move || RaftNode::start(raft)).join();
     let node = started.map_err(|_| anyhow::anyhow!("the thread that starts Raft panicked"))??;
     Ok(Some(node))
+}
+
+fn configured(voter: &Voter) -> ConfiguredVoter {
+    ConfiguredVoter {
+        broker: voter.broker,
+        address: voter.address.clone(),
+    }
 }
 
 /// Arbiters for replicas and connections, each with one timer for all replicas on it.

@@ -42,24 +42,38 @@ pub(crate) fn open(dir: &Path) -> io::Result<(u64, LogStore, StateMachine)> {
 }
 
 fn read_node_id(path: &Path) -> io::Result<Option<u64>> {
+    let Some(text) = read_text(path)? else {
+        return Ok(None);
+    };
+    text.parse().map(Some).map_err(|_| {
+        let text = format!("{}: `{text}` is no node id", path.display());
+        io::Error::new(io::ErrorKind::InvalidData, text)
+    })
+}
+
+fn new_node_id(path: &Path) -> io::Result<u64> {
+    let id = uuid::Uuid::new_v4().as_u64_pair().0 >> 1;
+    write_text(path, &id.to_string())?;
+    Ok(id)
+}
+
+/// The content of a small file; none if it is not there.
+pub(crate) fn read_text(path: &Path) -> io::Result<Option<String>> {
     match std::fs::read_to_string(path) {
-        Ok(text) => text.trim().parse().map(Some).map_err(|_| {
-            let text = format!("{}: `{}` is no node id", path.display(), text.trim());
-            io::Error::new(io::ErrorKind::InvalidData, text)
-        }),
+        Ok(text) => Ok(Some(text.trim().to_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-fn new_node_id(path: &Path) -> io::Result<u64> {
-    let id = uuid::Uuid::new_v4().as_u64_pair().0 >> 1;
+/// Makes a small file, durably.
+pub(crate) fn write_text(path: &Path, text: &str) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
-    std::fs::write(&temporary, format!("{id}\n"))?;
+    std::fs::write(&temporary, format!("{text}\n"))?;
     std::fs::File::open(&temporary)?.sync_all()?;
     std::fs::rename(&temporary, path)?;
-    if let Some(dir) = path.parent() {
-        std::fs::File::open(dir)?.sync_all()?;
+    match path.parent() {
+        Some(dir) => std::fs::File::open(dir)?.sync_all(),
+        None => Ok(()),
     }
-    Ok(id)
 }

@@ -47,6 +47,10 @@ pub(crate) enum RequestBody {
         cluster_id: ClusterId,
         members: Vec<Identity>,
     },
+    /// A leader is about to make the node a member of this cluster.
+    Join {
+        cluster_id: ClusterId,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -56,6 +60,7 @@ pub(crate) enum Response {
     Snapshot(SnapshotResponse<Types>),
     Identity(Identity),
     Formed,
+    Joined,
     Refused(String),
 }
 
@@ -70,6 +75,9 @@ pub struct Identity {
     pub address: String,
     /// Whether it belongs to a cluster already.
     pub formed: bool,
+    /// To which, if it knows.
+    #[serde(default)]
+    pub cluster_id: Option<ClusterId>,
 }
 
 /// A voter could not be asked.
@@ -193,6 +201,20 @@ pub async fn form(
         members,
     };
     call(&address, &Request { to, body }, limit)
+        .await
+        .map(|_| ())
+}
+
+/// Has the node `id` at `address` belong to this cluster from now on, if it belongs to none.
+pub(crate) async fn join(
+    address: &str,
+    id: u64,
+    cluster_id: ClusterId,
+    limit: Duration,
+) -> Result<(), CallError> {
+    let to = Some(id);
+    let body = RequestBody::Join { cluster_id };
+    call(address, &Request { to, body }, limit)
         .await
         .map(|_| ())
 }

@@ -1,20 +1,25 @@
 //! A member of the Raft group, on threads of its own: nothing that the broker does delays its
 //! timers.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use baton_controller::state::{ClusterState, Command, Outcome};
-use baton_protocol::ids::{BrokerId, MetadataIndex};
+use baton_protocol::ids::{BrokerId, ClusterId, MetadataIndex};
+use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::{Config, Raft, SnapshotPolicy};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
+use crate::binding::Binding;
+use crate::keeper::Keeper;
 use crate::log_store::LogStore;
 use crate::member_dir;
+use crate::membership::ConfiguredVoter;
 use crate::network::{Identity, Network};
 use crate::server::{Server, accept};
 use crate::state_machine::{AppliedCommand, StateMachine};
@@ -29,7 +34,7 @@ const SNAPSHOT_EVERY: u64 = 5_000;
 
 /// How long a command may take until its outcome counts as unknown: without a majority it could
 /// wait for ever.
-const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How a member is set up.
 #[derive(Clone, Debug)]
@@ -40,6 +45,11 @@ pub struct RaftConfig {
     pub broker: BrokerId,
     /// Where it listens, and where the others reach it.
     pub address: String,
+    /// The voters of the cluster, this one among them. What it leads of them that lost its disk, it
+    /// brings in again; and it forms a cluster only with all of them.
+    pub voters: Vec<ConfiguredVoter>,
+    /// The cluster that the broker belongs to, if that is known from elsewhere.
+    pub cluster_id: Option<ClusterId>,
     /// How often a leader shows that it lives, in milliseconds.
     pub heartbeat_interval_ms: u64,
     /// Shortest time without a leader before an election, in milliseconds.
@@ -93,23 +103,16 @@ pub enum ProposeError {
 pub struct RaftNode {
     raft: Raft<Types, StateMachine>,
     machine: StateMachine,
-    identity: Identity,
+    node_id: u64,
     leader: watch::Receiver<Option<RaftLeader>>,
     failure: watch::Receiver<Option<RaftFailure>>,
-    runtime: Arc<OwnRuntime>,
+    /// Keeps its threads.
+    _runtime: Arc<OwnRuntime>,
 }
 
 /// The threads that Raft runs on. Its last owner may be on a thread of another runtime, which must
 /// not wait for these to end.
 struct OwnRuntime(Option<tokio::runtime::Runtime>);
-
-impl OwnRuntime {
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        if let Some(runtime) = &self.0 {
-            runtime.spawn(task);
-        }
-    }
-}
 
 impl Drop for OwnRuntime {
     fn drop(&mut self) {
@@ -128,7 +131,8 @@ impl RaftNode {
         };
         std::fs::create_dir_all(&config.dir).map_err(storage)?;
         let (node_id, log, machine) = member_dir::open(&config.dir).map_err(storage)?;
-        Self::start_on(config, node_id, log, machine)
+        let binding = Binding::open(&config.dir, config.cluster_id).map_err(storage)?;
+        Self::start_on(config, node_id, log, machine, binding)
     }
 
     fn start_on(
@@ -136,6 +140,7 @@ impl RaftNode {
         node_id: u64,
         log: LogStore,
         machine: StateMachine,
+        binding: Binding,
     ) -> Result<RaftNode, StartError> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -160,33 +165,57 @@ impl RaftNode {
             failure: failure_sender,
         };
         runtime.spawn(keep_true(raft.clone(), config.dir, shown));
-        let node = RaftNode {
+        let identity = Identity {
+            node_id,
+            broker: config.broker,
+            address: config.address,
+            formed: false,
+            cluster_id: None,
+        };
+        let binding = Arc::new(binding);
+        let keeper = Keeper {
+            raft: raft.clone(),
+            machine: machine.clone(),
+            binding: binding.clone(),
+            me: config.broker,
+            voters: config.voters.clone(),
+            leading: None,
+            said: BTreeMap::new(),
+        };
+        runtime.spawn(keeper.run());
+        let server = Server {
+            raft: raft.clone(),
+            machine: machine.clone(),
+            binding,
+            identity,
+            voters: config.voters,
+            deciding: tokio::sync::Mutex::default(),
+        };
+        runtime.spawn(accept(listener, server));
+        Ok(RaftNode {
             raft,
             machine,
-            identity: Identity {
-                node_id,
-                broker: config.broker,
-                address: config.address,
-                formed: false,
-            },
+            node_id,
             leader,
             failure,
-            runtime: Arc::new(OwnRuntime(Some(runtime))),
-        };
-        node.runtime.spawn(accept(listener, node.server()));
-        Ok(node)
-    }
-
-    fn server(&self) -> Server {
-        Server {
-            raft: self.raft.clone(),
-            identity: self.identity.clone(),
-        }
+            _runtime: Arc::new(OwnRuntime(Some(runtime))),
+        })
     }
 
     /// Its node id: born with its directory, never used again after that is gone.
     pub fn node_id(&self) -> u64 {
-        self.identity.node_id
+        self.node_id
+    }
+
+    /// The nodes with a vote, by node id, as far as is known here.
+    pub fn voters(&self) -> BTreeMap<u64, BrokerId> {
+        let metrics = self.raft.metrics();
+        let membership = metrics.borrow_watched().committed_membership_config.clone();
+        let voters = membership.voter_ids().filter_map(|id| {
+            let voter = membership.get_node(&id)?;
+            Some((id, BrokerId(voter.broker)))
+        });
+        voters.collect()
     }
 
     /// Who leads, and whether it is this node.

@@ -11,14 +11,26 @@ use openraft::Raft;
 use openraft::alias::SnapshotOf;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::network::{Identity, Request, RequestBody, Response, read_message, write_message};
+use crate::binding::Binding;
+use crate::membership::ConfiguredVoter;
+use crate::network::{
+    Identity, Request, RequestBody, Response, identify, read_message, write_message,
+};
 use crate::state_machine::StateMachine;
 use crate::types::{Types, Voter};
+
+/// How long another voter may take to say who it is.
+const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// One member, as it answers.
 pub(crate) struct Server {
     pub raft: Raft<Types, StateMachine>,
+    pub machine: StateMachine,
+    pub binding: Arc<Binding>,
     pub identity: Identity,
+    pub voters: Vec<ConfiguredVoter>,
+    /// Held while it is decided which cluster this node belongs to.
+    pub deciding: tokio::sync::Mutex<()>,
 }
 
 /// Takes connections for ever.
@@ -99,25 +111,90 @@ impl Server {
                 .form(cluster_id, &members)
                 .await
                 .map(|()| Response::Formed),
+            RequestBody::Join { cluster_id } => {
+                self.join(cluster_id).await.map(|()| Response::Joined)
+            }
         };
         result.unwrap_or_else(Response::Refused)
     }
 
+    async fn is_initialized(&self) -> Result<bool, String> {
+        let initialized = self.raft.is_initialized().await;
+        initialized.map_err(|error| error.to_string())
+    }
+
+    /// The cluster it belongs to, if it knows of one.
+    fn cluster(&self) -> Option<ClusterId> {
+        self.binding.get().or_else(|| self.machine.cluster_id())
+    }
+
     async fn identify(&self) -> Result<Identity, String> {
-        let formed = self
-            .raft
-            .is_initialized()
-            .await
-            .map_err(|error| error.to_string())?;
+        let cluster_id = self.cluster();
         Ok(Identity {
-            formed,
+            formed: cluster_id.is_some() || self.is_initialized().await?,
+            cluster_id,
             ..self.identity.clone()
         })
+    }
+
+    /// Belongs to this cluster from now on: it may be sent that cluster's log. A node that was sent
+    /// anything before it knew from whom takes no part in a second cluster.
+    async fn join(&self, cluster_id: ClusterId) -> Result<(), String> {
+        let _deciding = self.deciding.lock().await;
+        if self.cluster().is_none() && self.is_initialized().await? {
+            return Err("it belongs to a cluster whose id it does not know yet".to_owned());
+        }
+        let cluster = match self.machine.cluster_id() {
+            Some(cluster) => cluster,
+            None => self.binding.bind(cluster_id).map_err(|e| e.to_string())?,
+        };
+        if cluster != cluster_id {
+            return Err(format!(
+                "it belongs to cluster {cluster}, not to cluster {cluster_id}; \
+                 a broker joins another cluster with an empty data directory"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether a cluster may be formed of these. A voter that was wiped knows nothing of the cluster
+    /// that it belongs to, but the other voters of its configuration do: all of them must take part,
+    /// and none may have been formed.
+    async fn check_forming(&self, members: &[Identity]) -> Result<(), String> {
+        if let Some(cluster) = self.cluster() {
+            return Err(format!("this broker belongs to cluster {cluster} already"));
+        }
+        let me = self.identity.broker;
+        for voter in self.voters.iter().filter(|voter| voter.broker != me) {
+            let ConfiguredVoter { broker, address } = voter;
+            let Some(member) = members.iter().find(|member| member.broker == *broker) else {
+                return Err(format!(
+                    "a cluster is formed of all voters that are configured (cluster.voters), \
+                     and broker {broker} at {address} is not among these"
+                ));
+            };
+            let found = identify(address, ASK_TIMEOUT).await;
+            let found = found.map_err(|error| error.to_string())?;
+            if found.formed {
+                return Err(format!(
+                    "broker {broker} at {address} is in a cluster already"
+                ));
+            }
+            if found.node_id != member.node_id {
+                return Err(format!(
+                    "at {address} there is Raft node {}, not {}",
+                    found.node_id, member.node_id
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Forms a cluster: this node becomes its first leader's candidate, and the cluster's identity
     /// its first command.
     async fn form(&self, cluster_id: ClusterId, members: &[Identity]) -> Result<(), String> {
+        let _deciding = self.deciding.lock().await;
+        self.check_forming(members).await?;
         let voters: BTreeMap<u64, Voter> = members
             .iter()
             .map(|member| {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use baton_controller::state::{ClusterState, Command, Outcome};
-use baton_protocol::ids::MetadataIndex;
+use baton_protocol::ids::{ClusterId, MetadataIndex};
 use futures::{Stream, StreamExt};
 use openraft::alias::SnapshotOf;
 use openraft::storage::{EntryResponder, RaftStateMachine};
@@ -104,6 +104,12 @@ impl StateMachine {
     /// The index of the last entry that is in the state.
     pub fn applied_index(&self) -> Option<u64> {
         self.lock().current.last_applied.map(|id| id.index())
+    }
+
+    /// The cluster's identity, once it is known here.
+    pub fn cluster_id(&self) -> Option<ClusterId> {
+        let cluster = self.lock().current.state.cluster_id;
+        (cluster != ClusterId::default()).then_some(cluster)
     }
 
     /// The state now, and every command after it.

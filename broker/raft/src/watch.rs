@@ -81,7 +81,7 @@ fn show_leader(shown: &Shown, now: Option<RaftLeader>) {
 
 /// Who leads. This node counts as leader only once an entry of its own term is applied: by then it
 /// has applied everything that any leader before it had committed.
-fn leader(metrics: &RaftMetrics<Types>) -> Option<RaftLeader> {
+pub(crate) fn leader(metrics: &RaftMetrics<Types>) -> Option<RaftLeader> {
     let leader = metrics.current_leader?;
     let broker = BrokerId(metrics.membership_config.get_node(&leader)?.broker);
     let applied_term = metrics.last_applied.map(|id| id.committed_leader_id().term);

@@ -1,5 +1,4 @@
-//! Three members over loopback: a command is committed, the leader goes, another takes over with
-//! everything, and the one that went comes back.
+//! Three members over loopback: what is committed survives the loss of a leader, and of a disk.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -7,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use baton_controller::state::{Command, Outcome};
 use baton_protocol::ids::{BrokerId, ClusterId};
-use baton_raft::{RaftConfig, RaftNode, form, identify};
+use baton_raft::{ConfiguredVoter, RaftConfig, RaftNode, form, identify};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -16,11 +15,21 @@ fn free_address() -> String {
     listener.local_addr().expect("its address").to_string()
 }
 
-fn start(dir: &Path, broker: u32, address: &str) -> RaftNode {
+/// Starts the member of the broker with this number.
+fn start(dir: &Path, broker: usize, addresses: &[String]) -> RaftNode {
+    let voters = addresses
+        .iter()
+        .zip(0..)
+        .map(|(address, id)| ConfiguredVoter {
+            broker: BrokerId(id),
+            address: address.clone(),
+        });
     RaftNode::start(RaftConfig {
         dir: dir.join(broker.to_string()),
-        broker: BrokerId(broker),
-        address: address.to_owned(),
+        broker: BrokerId(broker as u32),
+        address: addresses[broker].clone(),
+        voters: voters.collect(),
+        cluster_id: None,
         heartbeat_interval_ms: 50,
         election_timeout_min_ms: 150,
         election_timeout_max_ms: 300,
@@ -63,29 +72,41 @@ fn dispose(node: RaftNode) {
         .expect("disposed");
 }
 
+/// Starts one on a thread of its own: nodes bring a runtime, which starts on no runtime's thread.
+fn start_again(dir: &Path, broker: usize, addresses: &[String]) -> RaftNode {
+    std::thread::scope(|scope| {
+        let started = scope.spawn(|| start(dir, broker, addresses));
+        started.join().expect("started")
+    })
+}
+
+async fn form_of(addresses: &[String]) -> ClusterId {
+    let mut members = Vec::new();
+    for address in addresses {
+        let identity = identify(address, PATIENCE).await.expect("identifies");
+        assert!(!identity.formed);
+        members.push(identity);
+    }
+    let cluster_id = ClusterId(uuid::Uuid::from_u128(7));
+    let alone = vec![members[0].clone()];
+    let formed = form(cluster_id, alone, PATIENCE).await;
+    formed.expect_err("not without the other voters");
+    form(cluster_id, members.clone(), PATIENCE)
+        .await
+        .expect("formed");
+    let formed = form(cluster_id, members, PATIENCE).await;
+    formed.expect_err("formed twice");
+    cluster_id
+}
+
 #[test]
 fn what_is_committed_survives_the_leader() {
     let runtime = tokio::runtime::Runtime::new().expect("runtime");
     let dir = tempfile::tempdir().expect("dir");
     let addresses: Vec<String> = (0..3).map(|_| free_address()).collect();
-    let mut nodes: Vec<RaftNode> = (0..3)
-        .map(|i| start(dir.path(), i, &addresses[i as usize]))
-        .collect();
+    let mut nodes: Vec<RaftNode> = (0..3).map(|i| start(dir.path(), i, &addresses)).collect();
     runtime.block_on(async {
-        let mut members = Vec::new();
-        for address in &addresses {
-            let identity = identify(address, PATIENCE).await.expect("identifies");
-            assert!(!identity.formed);
-            members.push(identity);
-        }
-        let cluster_id = ClusterId(uuid::Uuid::from_u128(7));
-        form(cluster_id, members.clone(), PATIENCE)
-            .await
-            .expect("formed");
-        assert!(
-            form(cluster_id, members, PATIENCE).await.is_err(),
-            "formed twice"
-        );
+        let cluster_id = form_of(&addresses).await;
         let first = leader(&nodes).await;
         assert_eq!(allocate(&nodes[first]).await, 0);
         nodes[first].shutdown().await;
@@ -95,11 +116,7 @@ fn what_is_committed_survives_the_leader() {
         assert_eq!(allocate(&nodes[second]).await, 10);
         let (state, _) = nodes[second].follow();
         assert_eq!(state.cluster_id, cluster_id);
-        let back = start_blocking(
-            dir.path().to_owned(),
-            first as u32,
-            addresses[first].clone(),
-        );
+        let back = start_again(dir.path(), first, &addresses);
         let (_, mut commands) = back.follow();
         assert_eq!(allocate(&nodes[leader(&nodes).await]).await, 20);
         let mut seen = 0;
@@ -122,8 +139,73 @@ fn what_is_committed_survives_the_leader() {
     }
 }
 
-fn start_blocking(dir: std::path::PathBuf, broker: u32, address: String) -> RaftNode {
-    std::thread::spawn(move || start(&dir, broker, &address))
-        .join()
-        .expect("started")
+/// Commits `count` commands, many at a time.
+async fn allocate_many(nodes: &[RaftNode], count: u64) {
+    let leader = &nodes[leader(nodes).await];
+    for _ in 0..count / 200 {
+        futures::future::join_all((0..200).map(|_| allocate(leader))).await;
+    }
+}
+
+/// Broker `broker` loses its disk, comes back with an empty one, and gets its vote back.
+async fn wipe(dir: &Path, nodes: &mut [RaftNode], broker: usize, addresses: &[String]) {
+    let old = nodes[broker].node_id();
+    nodes[broker].shutdown().await;
+    let place = &mut nodes[broker];
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // The port is taken until the old one has been dropped.
+            let elsewhere = dir.join("elsewhere");
+            let filler = [free_address()];
+            drop(std::mem::replace(place, start(&elsewhere, 0, &filler)));
+            std::fs::remove_dir_all(dir.join(broker.to_string())).expect("wiped");
+            *place = start(dir, broker, addresses);
+        });
+    });
+    let new = nodes[broker].node_id();
+    assert_ne!(old, new);
+    let me = identify(&addresses[broker], PATIENCE)
+        .await
+        .expect("identifies");
+    let formed = form(ClusterId(uuid::Uuid::from_u128(8)), vec![me], PATIENCE).await;
+    formed.expect_err("a wiped voter founds no cluster");
+    let deadline = Instant::now() + 3 * PATIENCE;
+    loop {
+        let voters = nodes[broker].voters();
+        if voters.contains_key(&new) {
+            assert_eq!(voters.len(), 3, "{voters:?}");
+            assert!(!voters.contains_key(&old), "{voters:?}");
+            return;
+        }
+        assert!(Instant::now() < deadline, "no vote: {voters:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[test]
+fn a_voter_that_lost_its_disk_gets_its_vote_back() {
+    let runtime = tokio::runtime::Runtime::new().expect("runtime");
+    let dir = tempfile::tempdir().expect("dir");
+    let addresses: Vec<String> = (0..3).map(|_| free_address()).collect();
+    let mut nodes: Vec<RaftNode> = (0..3).map(|i| start(dir.path(), i, &addresses)).collect();
+    runtime.block_on(async {
+        let cluster_id = form_of(&addresses).await;
+        // More than the log keeps: what is wiped gets a snapshot.
+        allocate_many(&nodes, 5_400).await;
+        // One after the other, each of the three; the leader among them.
+        for wiped in 0..3 {
+            wipe(dir.path(), &mut nodes, wiped, &addresses).await;
+        }
+        let gone = leader(&nodes).await;
+        nodes[gone].shutdown().await;
+        dispose(nodes.remove(gone));
+        let leader = leader(&nodes).await;
+        assert_eq!(allocate(&nodes[leader]).await, 54_000);
+        let (state, _) = nodes[leader].follow();
+        assert_eq!(state.cluster_id, cluster_id);
+        assert_eq!(state.next_producer_id, 54_010);
+    });
+    for node in nodes {
+        dispose(node);
+    }
 }
