@@ -6,6 +6,16 @@ use std::path::Path;
 use crate::log_store::LogStore;
 use crate::state_machine::StateMachine;
 
+/// Makes the directory where it is not there, durably: with it a power cut would take every vote.
+pub(crate) fn make(dir: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    match dir.parent() {
+        // The parent of a relative path of one part is the empty path.
+        Some(parent) if !parent.as_os_str().is_empty() => std::fs::File::open(parent)?.sync_all(),
+        _ => Ok(()),
+    }
+}
+
 /// What the directory holds, or a new member's beginning. A node id stands for the votes and entries
 /// that went with it: with those gone it must not be used again, or what a majority acknowledged
 /// could be lost, and two leaders be elected in a term.

@@ -129,7 +129,7 @@ impl RaftNode {
             dir: config.dir.clone(),
             source,
         };
-        std::fs::create_dir_all(&config.dir).map_err(storage)?;
+        member_dir::make(&config.dir).map_err(storage)?;
         let (node_id, log, machine) = member_dir::open(&config.dir).map_err(storage)?;
         let binding = Binding::open(&config.dir, config.cluster_id).map_err(storage)?;
         Self::start_on(config, node_id, log, machine, binding)
