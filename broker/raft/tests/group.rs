@@ -195,6 +195,8 @@ fn a_voter_that_lost_its_disk_gets_its_vote_back() {
         // One after the other, each of the three; the leader among them.
         for wiped in 0..3 {
             wipe(dir.path(), &mut nodes, wiped, &addresses).await;
+            let snapshot = dir.path().join(wiped.to_string()).join("snapshot");
+            assert!(snapshot.exists(), "the log alone cannot have been enough");
         }
         let gone = leader(&nodes).await;
         nodes[gone].shutdown().await;

@@ -69,6 +69,20 @@ fn a_log_that_cannot_be_written_ends_the_member_and_says_where_and_why() {
 }
 
 #[test]
+fn a_snapshot_that_cannot_be_written_ends_the_member_too() {
+    let dir = tempfile::tempdir().expect("dir");
+    let (node, _, runtime) = alone(dir.path());
+    runtime.block_on(async {
+        std::fs::create_dir(dir.path().join("snapshot.tmp")).expect("in the way");
+        let triggered = node.raft.trigger().snapshot().await;
+        triggered.expect("still runs");
+        let failure = tokio::time::timeout(PATIENCE, node.failed()).await;
+        let text = failure.expect("in time").to_string();
+        assert!(text.contains("Is a directory"), "{text}");
+    });
+}
+
+#[test]
 fn an_end_in_good_order_is_no_failure() {
     let dir = tempfile::tempdir().expect("dir");
     let (node, _, runtime) = alone(dir.path());
