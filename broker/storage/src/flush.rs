@@ -7,8 +7,8 @@ use std::sync::atomic::Ordering;
 use baton_protocol::ids::Offset;
 
 use crate::error::StorageError;
+use crate::files::sync_dir;
 use crate::segment::Segment;
-use crate::sync_dir;
 
 /// A flush, to be run on any thread.
 #[derive(Debug)]

@@ -6,6 +6,7 @@
 
 mod damage;
 mod error;
+mod files;
 mod flush;
 mod index;
 mod log;
@@ -19,6 +20,7 @@ mod scan;
 mod segment;
 mod survey;
 pub mod verify;
+mod witness;
 
 pub use damage::{Damage, DamageNote};
 pub use error::{ReadError, StorageError};
@@ -29,29 +31,3 @@ pub use recovery::Recovery;
 pub use segment::{
     LogIdentity, SEGMENT_HEADER_BYTES, SEGMENT_MAGIC, SEGMENT_VERSION, Segment, SegmentHeader,
 };
-
-use std::fs::File;
-use std::io::Write;
-use std::path::Path;
-
-use error::IoContext;
-
-/// Makes a directory's entries durable.
-fn sync_dir(dir: &Path) -> Result<(), StorageError> {
-    let file = File::open(dir).context(dir, "open")?;
-    file.sync_all().context(dir, "flush")
-}
-
-/// Replaces a file by one with these contents, durably: a crash leaves the old one or the new one.
-fn replace_file(path: &Path, parts: &[&[u8]]) -> Result<(), StorageError> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".tmp");
-    let temporary = Path::new(&temporary);
-    let mut file = File::create(temporary).context(temporary, "create")?;
-    for part in parts {
-        file.write_all(part).context(temporary, "write")?;
-    }
-    file.sync_all().context(temporary, "flush")?;
-    std::fs::rename(temporary, path).context(path, "replace")?;
-    path.parent().map_or(Ok(()), sync_dir)
-}

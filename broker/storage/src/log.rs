@@ -9,12 +9,13 @@ use baton_protocol::batch::{self, BATCH_HEADER_BYTES, BatchHeader, ENTRY_OVERHEA
 use baton_protocol::ids::{LeaderEpoch, Offset};
 
 use crate::error::{IoContext, ReadError, StorageError};
+use crate::files::{make_dirs, sync_dir};
 use crate::flush::{FlushDone, FlushJob};
 use crate::mark::Mark;
+use crate::producers;
 use crate::reader::{Chunk, LogReader, Part, Published};
 use crate::recovery::{self, Recovery};
 use crate::segment::{LogIdentity, SEGMENT_HEADER_BYTES, Segment};
-use crate::{producers, sync_dir};
 
 /// How often the mark is made durable at most, while the log is written.
 const MARK_SYNC_EVERY: Duration = Duration::from_secs(1);
@@ -66,10 +67,7 @@ impl Log {
         identity: LogIdentity,
         config: LogConfig,
     ) -> Result<(Log, Recovery), StorageError> {
-        std::fs::create_dir_all(dir).context(dir, "create")?;
-        if let Some(parent) = dir.parent() {
-            sync_dir(parent)?;
-        }
+        make_dirs(dir)?;
         let mut mark = Mark::open(dir)?;
         let (recovery, found) = recovery::recover(dir, identity, &config, mark.end())?;
         for segment in &found.segments {

@@ -7,7 +7,7 @@ use std::path::Path;
 use baton_protocol::ids::Offset;
 
 use crate::error::{IoContext, StorageError};
-use crate::{replace_file, sync_dir};
+use crate::files::{replace_file, sync_dir};
 
 const MAGIC: [u8; 8] = *b"BTNPROD1";
 const NAME: &str = "producers";

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use baton_protocol::ids::Offset;
 
 use crate::error::{IoContext, StorageError};
+use crate::files::sync_dir;
 use crate::log::Log;
-use crate::sync_dir;
 
 /// How much is copied at a time.
 const COPY_BYTES: usize = 1 << 20;

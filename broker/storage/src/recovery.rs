@@ -12,10 +12,10 @@ use baton_protocol::ids::{LeaderEpoch, Offset};
 
 use crate::damage::Damage;
 use crate::error::{IoContext, StorageError};
+use crate::files::sync_dir;
 use crate::log::LogConfig;
 use crate::segment::{LogIdentity, Segment};
 use crate::survey::{Survey, Surveyed, Verdict, survey};
-use crate::sync_dir;
 
 /// What an opening found and did.
 #[derive(Clone, Debug, Default)]
