@@ -8,6 +8,7 @@ mod damage;
 mod error;
 mod files;
 mod flush;
+mod header;
 mod index;
 mod log;
 mod mark;
@@ -25,9 +26,10 @@ mod witness;
 pub use damage::{Damage, DamageNote};
 pub use error::{ReadError, StorageError};
 pub use flush::{FlushDone, FlushJob};
+pub use header::{
+    LogIdentity, SEGMENT_HEADER_BYTES, SEGMENT_MAGIC, SEGMENT_VERSION, SegmentHeader,
+};
 pub use log::{Log, LogConfig, entry_bytes};
 pub use reader::{Chunk, LogReader};
 pub use recovery::Recovery;
-pub use segment::{
-    LogIdentity, SEGMENT_HEADER_BYTES, SEGMENT_MAGIC, SEGMENT_VERSION, Segment, SegmentHeader,
-};
+pub use segment::Segment;

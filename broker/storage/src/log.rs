@@ -11,11 +11,12 @@ use baton_protocol::ids::{LeaderEpoch, Offset};
 use crate::error::{IoContext, ReadError, StorageError};
 use crate::files::{make_dirs, sync_dir};
 use crate::flush::{FlushDone, FlushJob};
+use crate::header::{LogIdentity, SEGMENT_HEADER_BYTES};
 use crate::mark::Mark;
 use crate::producers;
 use crate::reader::{Chunk, LogReader, Part, Published};
 use crate::recovery::{self, Recovery};
-use crate::segment::{LogIdentity, SEGMENT_HEADER_BYTES, Segment};
+use crate::segment::Segment;
 
 /// How often the mark is made durable at most, while the log is written.
 const MARK_SYNC_EVERY: Duration = Duration::from_secs(1);

@@ -9,7 +9,8 @@ use baton_protocol::ids::Offset;
 use bytes::Bytes;
 
 use crate::error::ReadError;
-use crate::segment::{SEGMENT_HEADER_BYTES, Segment, SegmentSlice};
+use crate::header::SEGMENT_HEADER_BYTES;
+use crate::segment::{Segment, SegmentSlice};
 
 /// A segment as part of the log. What lies behind a cut is still in the segment, for those who hold
 /// slices of it, but no longer in the log.

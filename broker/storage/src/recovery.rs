@@ -13,8 +13,9 @@ use baton_protocol::ids::{LeaderEpoch, Offset};
 use crate::damage::Damage;
 use crate::error::{IoContext, StorageError};
 use crate::files::sync_dir;
+use crate::header::LogIdentity;
 use crate::log::LogConfig;
-use crate::segment::{LogIdentity, Segment};
+use crate::segment::Segment;
 use crate::survey::{Survey, Surveyed, Verdict, survey};
 
 /// What an opening found and did.

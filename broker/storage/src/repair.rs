@@ -16,12 +16,12 @@ use baton_protocol::ids::Offset;
 use crate::damage::{Damage, DamageNote};
 use crate::error::{IoContext, StorageError};
 use crate::files::{replace_file, sync_dir};
+use crate::header::{LogIdentity, SEGMENT_HEADER_BYTES, clear_seal};
 use crate::log::{Log, LogConfig};
 use crate::mark::Mark;
 use crate::producers;
 use crate::quarantine::json_string;
 use crate::recovery::Recovery;
-use crate::segment::{LogIdentity, SEGMENT_HEADER_BYTES, clear_seal};
 use crate::survey::{Survey, Verdict, survey};
 
 impl Log {

@@ -8,8 +8,8 @@ use baton_protocol::batch::{EntryRef, parse_entry, verify_entry};
 use baton_protocol::ids::{LeaderEpoch, Offset};
 
 use crate::error::{IoContext, StorageError};
+use crate::header::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::index::SparseIndex;
-use crate::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
 
 /// One segment file, checked.
 pub(crate) struct Scan {

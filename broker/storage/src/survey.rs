@@ -7,8 +7,8 @@ use baton_protocol::ids::{LeaderEpoch, Offset};
 
 use crate::damage::Damage;
 use crate::error::{IoContext, StorageError};
+use crate::header::{LogIdentity, SegmentHeader, file_name};
 use crate::scan::{Place, Scan, scan};
-use crate::segment::{LogIdentity, SegmentHeader, file_name};
 
 /// A partition's directory, surveyed.
 pub(crate) struct Survey {

@@ -7,8 +7,8 @@ use baton_protocol::ids::{LeaderEpoch, Offset};
 
 use crate::damage::DamageNote;
 use crate::error::{IoContext, StorageError};
+use crate::header::{LogIdentity, SEGMENT_HEADER_BYTES};
 use crate::mark::Mark;
-use crate::segment::{LogIdentity, SEGMENT_HEADER_BYTES};
 use crate::survey::{Verdict, survey};
 
 /// What a check of a log found.
