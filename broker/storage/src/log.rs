@@ -162,12 +162,11 @@ impl Log {
             .config
             .segment_bytes_max
             .max(SEGMENT_HEADER_BYTES + bytes);
-        let segment = Segment::create(&self.dir, self.identity, self.end, capacity)?;
-        segment.reserve(bytes)?;
+        let segment = Segment::create(&self.dir, self.identity, self.end, capacity, bytes)?;
         if let Some(last) = self.parts.last()
             && last.segment.is_empty()
         {
-            // It had the same name and was too small; its file is gone.
+            // It had the same name and was too small; the new file has taken its place.
             self.parts.pop();
         }
         self.parts.push(Part::whole(Arc::new(segment)));

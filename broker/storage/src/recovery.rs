@@ -83,6 +83,7 @@ pub(crate) fn recover(
 /// nothing of it may be read as an entry later, when other entries have been written over its
 /// beginning or the segment after it is gone.
 fn clean_up(dir: &Path, survey: &Survey, recovery: &mut Recovery) -> Result<(), StorageError> {
+    remove(dir, &unnamed_segments(dir)?)?;
     recovery.leftovers = remove(dir, &survey.files[survey.segments.len()..])?;
     for (i, segment) in survey.segments.iter().enumerate() {
         // The last one also gives back the room that was allocated ahead.
@@ -109,6 +110,18 @@ fn clear_tail(path: &Path, len: usize) -> Result<(), StorageError> {
         .context(path, "open")?;
     file.set_len(len as u64).context(path, "cut the tail of")?;
     file.sync_all().context(path, "flush")
+}
+
+/// Segment files whose making was cut off before they had a name.
+fn unnamed_segments(dir: &Path) -> Result<Vec<PathBuf>, StorageError> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir).context(dir, "list")? {
+        let path = entry.context(dir, "list")?.path();
+        if path.to_string_lossy().ends_with(".log.tmp") {
+            files.push(path);
+        }
+    }
+    Ok(files)
 }
 
 /// Removes files, the last one first, so that an interruption leaves no hole.

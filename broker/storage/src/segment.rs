@@ -20,6 +20,7 @@ use rustix::fs::FallocateFlags;
 use std::sync::Arc;
 
 use crate::error::{IoContext, StorageError};
+use crate::files::temporary;
 use crate::header::{
     LogIdentity, SEAL_AT, SEGMENT_HEADER_BYTES, SegmentHeader, encode_seal, file_name,
 };
@@ -50,44 +51,53 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// Makes a new segment file in `dir`, with room for `capacity` bytes at most.
+    /// Makes a new segment file in `dir`, with `room` bytes for entries at hand, that can grow up to
+    /// `capacity` bytes in all. It gets its name, and takes the place of an older file of that name,
+    /// when nothing can fail any more: a file that is only half a segment would stand in the way of
+    /// the log, which may go on without it.
+    ///
+    /// # Errors
+    /// [`StorageError::Full`] if there is no room on the disk, [`StorageError::Io`] if the system
+    /// refuses; the directory is then as it was.
     pub fn create(
         dir: &Path,
         identity: LogIdentity,
         base: Offset,
         capacity: usize,
+        room: usize,
     ) -> Result<Segment, StorageError> {
         let path = dir.join(file_name(base));
+        let unnamed = temporary(&path);
         let header = SegmentHeader {
             identity,
             base,
             prev_end: base,
             sealed_len: None,
         };
-        // A file left by a creation that was cut off holds no entries: it is made anew. It is
-        // unlinked rather than emptied, since a mapping of it might live.
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            other => other.context(&path, "remove")?,
-        }
+        // What a process that was killed left there. No mapping of it lives: it never had a name.
         let file = OpenOptions::new()
             .read(true)
             .write(true)
-            .create_new(true)
-            .open(&path)
-            .context(&path, "create")?;
-        let segment = Segment::map(path, file, header, capacity, SEGMENT_HEADER_BYTES)?;
-        if let Err(error) =
-            segment.allocate((SEGMENT_HEADER_BYTES + GROWTH_MIN).min(segment.capacity()))
-        {
-            drop(std::fs::remove_file(&segment.path));
-            return Err(error);
+            .create(true)
+            .truncate(true)
+            .open(&unnamed)
+            .context(&unnamed, "create")?;
+        let made = Segment::map(path, file, header, capacity, SEGMENT_HEADER_BYTES)
+            .and_then(|segment| segment.fill(&unnamed, room).map(|()| segment));
+        if made.is_err() {
+            // The next start removes what cannot be removed now.
+            drop(std::fs::remove_file(&unnamed));
         }
-        segment
-            .file
-            .write_all_at(&header.encode(), 0)
-            .context(&segment.path, "write the header")?;
-        Ok(segment)
+        made
+    }
+
+    /// Makes room in a new file, writes its header and gives it its name.
+    fn fill(&self, unnamed: &Path, room: usize) -> Result<(), StorageError> {
+        self.reserve(room)?;
+        self.file
+            .write_all_at(&self.header.encode(), 0)
+            .context(&self.path, "write the header")?;
+        std::fs::rename(unnamed, &self.path).context(&self.path, "name")
     }
 
     /// Opens the file of a segment whose content is known to be sound up to `len`.
