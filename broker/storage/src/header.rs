@@ -47,6 +47,8 @@ pub struct SegmentHeader {
     pub base: Offset,
     /// Number of bytes, header included, at which the segment was sealed; none while it may grow.
     pub sealed_len: Option<u64>,
+    /// It was sealed, or was being sealed, but where cannot be read any more.
+    pub seal_lost: bool,
 }
 
 impl SegmentHeader {
@@ -103,6 +105,8 @@ impl SegmentHeader {
             number.copy_from_slice(&bytes[at..at + 8]);
             u64::from_be_bytes(number)
         };
+        let seal = &bytes[SEAL_AT..SEAL_AT + 12];
+        let sealed_len = decode_seal(path, seal);
         let mut topic = [0; 16];
         topic.copy_from_slice(&bytes[16..32]);
         let mut partition = [0; 4];
@@ -114,7 +118,8 @@ impl SegmentHeader {
             },
             base: Offset(number(40)),
             prev_end: Offset(number(48)),
-            sealed_len: decode_seal(path, &bytes[SEAL_AT..SEAL_AT + 12])?,
+            sealed_len,
+            seal_lost: sealed_len.is_none() && seal.iter().any(|byte| *byte != 0),
         })
     }
 }
@@ -140,17 +145,17 @@ pub(crate) fn clear_seal(segment: &mut [u8]) {
 
 /// All zero means not sealed. A slot that is neither zero nor sound was torn while being written:
 /// the sealing had not happened yet.
-fn decode_seal(path: &Path, bytes: &[u8]) -> Result<Option<u64>, StorageError> {
+fn decode_seal(path: &Path, bytes: &[u8]) -> Option<u64> {
     let mut len = [0; 8];
     len.copy_from_slice(&bytes[..8]);
     let len = u64::from_be_bytes(len);
     if bytes == encode_seal(len) && len >= SEGMENT_HEADER_BYTES as u64 {
-        return Ok(Some(len));
+        return Some(len);
     }
     if bytes.iter().any(|byte| *byte != 0) {
         tracing::warn!(path = %path.display(), "a torn sealing is taken as none");
     }
-    Ok(None)
+    None
 }
 
 /// The name of the segment file that begins at `base`.

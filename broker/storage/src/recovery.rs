@@ -25,7 +25,7 @@ pub struct Recovery {
     pub scanned_bytes: u64,
     /// Bytes of a torn tail that were cut.
     pub torn_bytes: u64,
-    /// Segment files of an interrupted truncation that were removed.
+    /// Segment files that were removed: of an interrupted truncation, or strays without entries.
     pub leftovers: usize,
     /// Damage below the durable end. The log takes no appends.
     pub damage: Option<Damage>,
@@ -84,7 +84,8 @@ pub(crate) fn recover(
 /// beginning or the segment after it is gone.
 fn clean_up(dir: &Path, survey: &Survey, recovery: &mut Recovery) -> Result<(), StorageError> {
     remove(dir, &unnamed_segments(dir)?)?;
-    recovery.leftovers = remove(dir, &survey.files[survey.segments.len()..])?;
+    let void = &survey.files[survey.segments.len()..];
+    recovery.leftovers = remove(dir, void)? + remove(dir, &survey.strays)?;
     for (i, segment) in survey.segments.iter().enumerate() {
         // The last one also gives back the room that was allocated ahead.
         let last = i + 1 == survey.segments.len();

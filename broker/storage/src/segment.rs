@@ -73,6 +73,7 @@ impl Segment {
             base,
             prev_end: base,
             sealed_len: None,
+            seal_lost: false,
         };
         // What a process that was killed left there. No mapping of it lives: it never had a name.
         let file = OpenOptions::new()

@@ -1,19 +1,23 @@
 //! What a partition's directory holds, and whether it is a sound log. Changes nothing: what to do
 //! about it is the business of `recovery.rs` and `repair.rs`.
 
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use baton_protocol::ids::{LeaderEpoch, Offset};
 
 use crate::damage::Damage;
 use crate::error::{IoContext, StorageError};
-use crate::header::{LogIdentity, SegmentHeader, file_name};
+use crate::header::{LogIdentity, SEGMENT_HEADER_BYTES, SegmentHeader, file_name};
 use crate::scan::{Place, Scan, scan};
 
 /// A partition's directory, surveyed.
 pub(crate) struct Survey {
-    /// All segment files, in the order of the log.
+    /// All segment files but the strays, in the order of the log.
     pub files: Vec<PathBuf>,
+    /// Files without entries that the log has gone past: of segments that could not be made.
+    pub strays: Vec<PathBuf>,
     /// The first of them, as far as the log goes.
     pub segments: Vec<Surveyed>,
     pub epochs: Vec<(LeaderEpoch, Offset)>,
@@ -35,7 +39,8 @@ pub(crate) enum Verdict {
     Whole,
     /// With a torn tail in the last surveyed segment. Files after that are void.
     Torn,
-    /// Soundly, and files are left over from a truncation or creation that was interrupted.
+    /// Soundly, and files are left over from a truncation or creation that was interrupted, or are
+    /// strays.
     Leftovers,
     /// Before it should.
     Damaged {
@@ -68,106 +73,131 @@ pub(crate) fn segment_files(dir: &Path) -> Result<Vec<PathBuf>, StorageError> {
 
 /// Surveys the log in `dir`. `mark` says how far it was durable at least; none if no mark can be
 /// read.
+///
+/// # Errors
+/// If a file cannot be read, is of a newer format, or belongs to another partition.
 pub(crate) fn survey(
     dir: &Path,
     identity: Option<LogIdentity>,
     index_bytes: usize,
     mark: Option<Offset>,
 ) -> Result<Survey, StorageError> {
-    let files = segment_files(dir)?;
-    let headers: Vec<_> = files
-        .iter()
-        .map(|path| read_header(path))
+    let files: Vec<_> = segment_files(dir)?
+        .into_iter()
+        .map(FoundFile::read)
         .collect::<Result<_, _>>()?;
     let mut survey = Survey {
-        files,
+        files: files.iter().map(|file| file.path.clone()).collect(),
+        strays: Vec::new(),
         segments: Vec::new(),
         epochs: Vec::new(),
         start: Offset::ZERO,
         end: Offset::ZERO,
         verdict: Verdict::Whole,
     };
-    let mut owner = identity;
-    for (i, header) in headers.iter().enumerate() {
-        let path = survey.files[i].clone();
-        let header = match header {
-            Ok(header) => *header,
-            Err(detail) => {
-                // A file whose creation was cut off has no header and no entries yet.
-                survey.verdict = if survey.reaches(mark) && is_blank(&path)? {
-                    Verdict::Leftovers
-                } else {
-                    survey.damaged(&path, 0, detail, mark, false)
-                };
-                return Ok(survey);
-            }
-        };
-        let expected = *owner.get_or_insert(header.identity);
-        if header.identity != expected {
-            return Err(StorageError::WrongPartition {
-                path,
-                found: header.identity.to_string(),
-                expected: expected.to_string(),
-            });
-        }
-        if i == 0 {
-            (survey.start, survey.end) = (header.base, header.base);
-        } else if header.prev_end != survey.end {
-            // A truncation that was interrupted leaves segments that continue something longer, and
-            // it lowers the mark first. All else means that entries are missing.
-            survey.verdict = if header.prev_end > survey.end && survey.reaches(mark) {
-                Verdict::Leftovers
-            } else {
-                let detail = format!(
-                    "it continues offset {}, the log ends at {} before it",
-                    header.prev_end, survey.end
-                );
-                survey.damaged(&path, 0, &detail, mark, false)
-            };
-            return Ok(survey);
-        }
-        let place = Place {
-            epoch: survey.epochs.last().map_or(LeaderEpoch::NONE, |run| run.0),
-            next: match headers.get(i + 1) {
-                Some(Ok(next)) => Some(next.prev_end),
-                _ => None,
-            },
-        };
-        let scan = scan(&path, &header, place, index_bytes)?;
-        let (bad, len, unreadable) = (scan.bad.clone(), scan.len, scan.unreadable);
-        survey.epochs.extend_from_slice(&scan.epochs);
-        survey.end = scan.end;
-        survey.segments.push(Surveyed {
-            path: path.clone(),
-            header,
-            scan,
-        });
-        if let Some(detail) = bad {
-            // A sealed segment was durable as a whole when it was sealed.
-            let may_tear = header.sealed_len.is_none() && !unreadable;
-            survey.verdict = if survey.reaches(mark) && may_tear {
-                Verdict::Torn
-            } else {
-                survey.damaged(&path, len, &detail, mark, true)
-            };
-            return Ok(survey);
-        }
-    }
-    if !survey.files.is_empty() && !survey.reaches(mark) {
-        let detail = match mark {
-            Some(_) => "entries are missing behind it",
-            None => "the mark (file `durable`) that says how far it reached is lost",
-        };
-        let path = survey.files[survey.files.len() - 1].clone();
-        let len = survey.segments.last().map_or(0, |last| last.scan.len);
-        survey.verdict = survey.damaged(&path, len, detail, mark, false);
-    } else if mark.is_some_and(|mark| mark > Offset::ZERO) && survey.files.is_empty() {
-        survey.verdict = survey.damaged(dir, 0, "all segment files are missing", mark, false);
+    survey.walk(dir, &files, identity, index_bytes, mark)?;
+    let Survey { files, strays, .. } = &mut survey;
+    files.retain(|file| !strays.contains(file));
+    if !strays.is_empty() && matches!(survey.verdict, Verdict::Whole) {
+        survey.verdict = Verdict::Leftovers;
     }
     Ok(survey)
 }
 
 impl Survey {
+    /// Follows the log from file to file, as far as it goes.
+    fn walk(
+        &mut self,
+        dir: &Path,
+        files: &[FoundFile],
+        identity: Option<LogIdentity>,
+        index_bytes: usize,
+        mark: Option<Offset>,
+    ) -> Result<(), StorageError> {
+        let mut owner = identity;
+        for (i, file) in files.iter().enumerate() {
+            let path = &file.path;
+            if let Ok(header) = &file.header {
+                let expected = *owner.get_or_insert(header.identity);
+                if header.identity != expected {
+                    return Err(StorageError::WrongPartition {
+                        path: path.clone(),
+                        found: header.identity.to_string(),
+                        expected: expected.to_string(),
+                    });
+                }
+            }
+            if i > 0 && file.is_stray(self.end) {
+                self.strays.push(path.clone());
+                continue;
+            }
+            let header = match &file.header {
+                Ok(header) => *header,
+                Err(detail) => {
+                    // A file whose creation was cut off has no header and no entries yet.
+                    self.verdict = if self.reaches(mark) && file.blank {
+                        Verdict::Leftovers
+                    } else {
+                        self.damaged(path, 0, detail, mark, false)
+                    };
+                    return Ok(());
+                }
+            };
+            if i == 0 {
+                (self.start, self.end) = (header.base, header.base);
+            } else if header.prev_end != self.end {
+                // A truncation that was interrupted leaves segments that continue something
+                // longer, and it lowers the mark first. All else means that entries are missing.
+                self.verdict = if header.prev_end > self.end && self.reaches(mark) {
+                    Verdict::Leftovers
+                } else {
+                    let detail = format!(
+                        "it continues offset {}, the log ends at {} before it",
+                        header.prev_end, self.end
+                    );
+                    self.damaged(path, 0, &detail, mark, false)
+                };
+                return Ok(());
+            }
+            let place = Place {
+                epoch: self.epochs.last().map_or(LeaderEpoch::NONE, |run| run.0),
+                next: taken_over_at(&header, &files[i + 1..]),
+            };
+            let scan = scan(path, &header, place, index_bytes)?;
+            let (bad, len, unreadable) = (scan.bad.clone(), scan.len, scan.unreadable);
+            self.epochs.extend_from_slice(&scan.epochs);
+            self.end = scan.end;
+            self.segments.push(Surveyed {
+                path: path.clone(),
+                header,
+                scan,
+            });
+            if let Some(detail) = bad {
+                // A sealed segment was durable as a whole when it was sealed.
+                let may_tear = header.sealed_len.is_none() && !unreadable;
+                self.verdict = if self.reaches(mark) && may_tear {
+                    Verdict::Torn
+                } else {
+                    self.damaged(path, len, &detail, mark, true)
+                };
+                return Ok(());
+            }
+        }
+        if let Some(last) = self.segments.last()
+            && !self.reaches(mark)
+        {
+            let detail = match mark {
+                Some(_) => "entries are missing behind it",
+                None => "the mark (file `durable`) that says how far it reached is lost",
+            };
+            let (path, len) = (last.path.clone(), last.scan.len);
+            self.verdict = self.damaged(&path, len, detail, mark, false);
+        } else if mark.is_some_and(|mark| mark > Offset::ZERO) && self.files.is_empty() {
+            self.verdict = self.damaged(dir, 0, "all segment files are missing", mark, false);
+        }
+        Ok(())
+    }
+
     /// Whether all that was durable has been found; never without a mark.
     fn reaches(&self, mark: Option<Offset>) -> bool {
         mark.is_some_and(|mark| self.end >= mark)
@@ -207,8 +237,62 @@ fn read_header(path: &Path) -> Result<Result<SegmentHeader, String>, StorageErro
     }
 }
 
-/// Whether a file holds nothing but zeros.
-fn is_blank(path: &Path) -> Result<bool, StorageError> {
-    let bytes = std::fs::read(path).context(path, "read")?;
-    Ok(bytes.iter().all(|byte| *byte == 0))
+/// A segment file, before its entries are looked at.
+struct FoundFile {
+    path: PathBuf,
+    /// Its header, or what is wrong with it.
+    header: Result<SegmentHeader, String>,
+    /// There is nothing in it, not even a header.
+    blank: bool,
+    /// There is nothing in it but a header.
+    empty: bool,
+}
+
+impl FoundFile {
+    fn read(path: PathBuf) -> Result<FoundFile, StorageError> {
+        let header = read_header(&path)?;
+        let fresh = matches!(&header, Ok(header) if header.sealed_len.is_none());
+        Ok(FoundFile {
+            blank: header.is_err() && is_zero_from(&path, 0)?,
+            empty: fresh && is_zero_from(&path, SEGMENT_HEADER_BYTES as u64)?,
+            path,
+            header,
+        })
+    }
+
+    /// Whether it was made for a log that then went past the offset it is named after without it.
+    fn is_stray(&self, log_end: Offset) -> bool {
+        match &self.header {
+            Ok(header) => self.empty && header.prev_end < log_end,
+            Err(_) => self.blank && self.named_after().is_some_and(|base| base < log_end),
+        }
+    }
+
+    fn named_after(&self) -> Option<Offset> {
+        let name = self.path.file_stem()?.to_str()?;
+        name.parse().ok().map(Offset)
+    }
+}
+
+/// Where the log leaves a segment, by what the next one says. One without entries says it only if
+/// this one has been sealed; it may be a stray.
+fn taken_over_at(header: &SegmentHeader, later: &[FoundFile]) -> Option<Offset> {
+    let counts = |file: &&FoundFile| !file.blank && (!file.empty || header.seal_lost);
+    let next = later.iter().find(counts)?.header.as_ref().ok()?;
+    Some(next.prev_end)
+}
+
+/// Whether a file holds nothing but zeros from a position on. One that the disk will not read does
+/// hold something.
+fn is_zero_from(path: &Path, from: u64) -> Result<bool, StorageError> {
+    let mut file = File::open(path).context(path, "open")?;
+    file.seek(SeekFrom::Start(from)).context(path, "read")?;
+    let mut block = [0; 4096];
+    loop {
+        match file.read(&mut block) {
+            Ok(0) => return Ok(true),
+            Ok(n) if block[..n].iter().all(|byte| *byte == 0) => {}
+            _ => return Ok(false),
+        }
+    }
 }

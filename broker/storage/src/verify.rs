@@ -38,7 +38,8 @@ pub fn verify(dir: &Path) -> Result<Report, StorageError> {
     let mark = Mark::peek(dir)?;
     let survey = survey(dir, None, usize::MAX, mark)?;
     let mut problems = Vec::new();
-    let next = survey.files.get(survey.segments.len());
+    let void = survey.files.get(survey.segments.len());
+    let void = void.or(survey.strays.first());
     match &survey.verdict {
         Verdict::Whole => {}
         Verdict::Damaged { damage, .. } => problems.push(damage.to_string()),
@@ -53,8 +54,8 @@ pub fn verify(dir: &Path) -> Result<Report, StorageError> {
             }
         }
         Verdict::Leftovers => problems.push(format!(
-            "{}: no part of the log, which ends at {}; a leftover of an interrupted truncation, which the next start removes",
-            next.map_or_else(|| dir.display(), |path| path.display()),
+            "{}: no part of the log, which ends at {}; a leftover of a change that was interrupted or failed, which the next start removes",
+            void.map_or_else(|| dir.display(), |path| path.display()),
             survey.end,
         )),
     }
