@@ -1,21 +1,62 @@
-//! Flushing, apart from the log: so that it can run on a thread that may wait for the disk.
+//! Making the log durable. A flush runs apart from the log, on a thread that may wait for the disk;
+//! one that fails is the end of the log.
 
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use baton_protocol::ids::Offset;
 
 use crate::error::StorageError;
 use crate::files::sync_dir;
+use crate::log::Log;
 use crate::segment::Segment;
+
+/// How often the mark is made durable at most, while the log is written.
+const MARK_SYNC_EVERY: Duration = Duration::from_secs(1);
+
+/// What the log and its flushes know of the disk.
+#[derive(Debug, Default)]
+pub(crate) struct Trusted {
+    /// Held while something is flushed: of a failure the system tells only one of those who flush
+    /// the same file, and the others would believe that all is well.
+    turn: Mutex<()>,
+    failed: AtomicBool,
+}
+
+impl Trusted {
+    pub fn failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+
+    pub fn fail(&self) {
+        self.failed.store(true, Ordering::Release);
+    }
+
+    /// Flushes, if nothing has failed so far. A failure is final.
+    pub fn flush(
+        &self,
+        dir: &Path,
+        flush: impl FnOnce() -> Result<(), StorageError>,
+    ) -> Result<(), StorageError> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.failed() {
+            return Err(StorageError::Failed {
+                path: dir.to_owned(),
+            });
+        }
+        flush().inspect_err(|_| self.fail())
+    }
+}
 
 /// A flush, to be run on any thread.
 #[derive(Debug)]
 pub struct FlushJob {
-    pub(crate) dir: PathBuf,
-    pub(crate) segments: Vec<Arc<Segment>>,
-    pub(crate) done: FlushDone,
+    dir: PathBuf,
+    segments: Vec<Arc<Segment>>,
+    done: FlushDone,
+    trusted: Arc<Trusted>,
 }
 
 /// What a flush has achieved.
@@ -29,19 +70,209 @@ pub struct FlushDone {
 
 impl FlushJob {
     /// Flushes. The files first, then the directory where a file in it is new: an entry that is
-    /// claimed durable must be found again.
+    /// claimed durable must be found again. Waits for a flush of this log that runs elsewhere.
+    ///
+    /// # Errors
+    /// If the disk refuses, which is the end of the log, even if nobody tells it: see
+    /// [`Log::flush_failed`]. [`StorageError::Failed`] if that has happened before.
     pub fn run(self) -> Result<FlushDone, StorageError> {
-        let mut new_file = false;
-        for segment in &self.segments {
-            segment.sync()?;
-            new_file |= segment.fresh.load(Ordering::Acquire);
-        }
-        if new_file {
-            sync_dir(&self.dir)?;
+        self.trusted.flush(&self.dir, || {
+            let mut new_file = false;
             for segment in &self.segments {
-                segment.fresh.store(false, Ordering::Release);
+                segment.sync()?;
+                new_file |= segment.fresh.load(Ordering::Acquire);
+            }
+            if new_file {
+                sync_dir(&self.dir)?;
+                for segment in &self.segments {
+                    segment.fresh.store(false, Ordering::Release);
+                }
+            }
+            Ok(())
+        })?;
+        Ok(self.done)
+    }
+}
+
+/// What is not known to be durable.
+#[derive(Debug, Default)]
+pub(crate) struct Unflushed {
+    /// Segments with bytes that no prepared flush covers.
+    dirty: Vec<Arc<Segment>>,
+    /// Segments of flushes that nobody has told the end of.
+    in_flight: Vec<Arc<Segment>>,
+    /// The newest flush that was prepared; it covers all in flight.
+    newest: Option<FlushDone>,
+}
+
+impl Unflushed {
+    /// Notes that the segment has been written.
+    pub fn written(&mut self, segment: &Arc<Segment>) {
+        add(&mut self.dirty, segment);
+    }
+}
+
+fn add(segments: &mut Vec<Arc<Segment>>, segment: &Arc<Segment>) {
+    let is_last = |last: &Arc<Segment>| Arc::ptr_eq(last, segment);
+    if !segments.last().is_some_and(is_last) && !segments.iter().any(is_last) {
+        segments.push(segment.clone());
+    }
+}
+
+impl Log {
+    /// What has to be done, on any thread, to make the log durable up to its present end. Includes
+    /// what earlier flushes were to do that [`Log::flushed`] has not been told of.
+    pub fn prepare_flush(&mut self) -> FlushJob {
+        let done = FlushDone {
+            end: self.end,
+            generation: self.generation,
+        };
+        let unflushed = &mut self.unflushed;
+        for segment in std::mem::take(&mut unflushed.dirty) {
+            add(&mut unflushed.in_flight, &segment);
+        }
+        unflushed.newest = Some(done);
+        FlushJob {
+            dir: self.dir.clone(),
+            segments: unflushed.in_flight.clone(),
+            done,
+            trusted: self.trusted.clone(),
+        }
+    }
+
+    /// Takes note of a flush that succeeded.
+    ///
+    /// # Errors
+    /// [`StorageError::Failed`] if another flush has failed, and [`StorageError::Io`] if the mark
+    /// cannot be written, which is the end of the log too. Nothing more is durable then.
+    pub fn flushed(&mut self, done: FlushDone) -> Result<(), StorageError> {
+        self.check_trusted()?;
+        if self.unflushed.newest == Some(done) {
+            self.unflushed.newest = None;
+            self.unflushed.in_flight.clear();
+        }
+        if done.generation == self.generation {
+            let durable_end = self.durable_end.max(done.end);
+            self.raise_mark(durable_end)
+                .inspect_err(|_| self.trusted.fail())?;
+            self.durable_end = durable_end;
+        } else {
+            // Part of what it made durable has been cut since, and something else may stand
+            // there: that is flushed again.
+            for part in &self.parts {
+                self.unflushed.written(&part.segment);
             }
         }
-        Ok(self.done)
+        Ok(())
+    }
+
+    fn raise_mark(&mut self, to: Offset) -> Result<(), StorageError> {
+        if self.mark.end() != Some(to) {
+            self.mark.set(to)?;
+        }
+        if self.mark_synced_at.elapsed() >= MARK_SYNC_EVERY {
+            self.mark_synced_at = Instant::now();
+            self.mark.sync()?;
+        }
+        Ok(())
+    }
+
+    /// Takes note of a flush that failed. It is never tried again: the system may have dropped the
+    /// pages it could not write, and a second flush would succeed without them. The log takes
+    /// nothing more, and [`Log::close`] is an error.
+    pub fn flush_failed(&mut self) {
+        self.trusted.fail();
+    }
+
+    /// Ends the log in good order: all of it is durable, and so is the mark that says so. Waits for a
+    /// flush that is still running.
+    ///
+    /// # Errors
+    /// [`StorageError::Failed`] if a flush or a write of this log has ever failed, or it was damaged
+    /// when it was opened; any other if one fails now. The log then has not ended in good order: its
+    /// owner must not say so to the next start, which has to open it with
+    /// `Trust::OnlyTheMark` if it was a flush that failed.
+    pub fn close(&mut self) -> Result<(), StorageError> {
+        self.settle()
+    }
+
+    /// Makes all of it durable, and the mark too.
+    pub(crate) fn settle(&mut self) -> Result<(), StorageError> {
+        let done = self.prepare_flush().run()?;
+        self.flushed(done)?;
+        self.mark.sync().inspect_err(|_| self.trusted.fail())
+    }
+
+    pub(crate) fn check_trusted(&self) -> Result<(), StorageError> {
+        if self.trusted.failed() {
+            return Err(StorageError::Failed {
+                path: self.dir.clone(),
+            });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use baton_protocol::batch::BatchBuilder;
+    use baton_protocol::ids::{LeaderEpoch, PartitionIndex, TopicId};
+
+    use super::*;
+    use crate::header::{LogIdentity, file_name};
+    use crate::log::LogConfig;
+    use crate::witness::{self, Act};
+
+    const IDENTITY: LogIdentity = LogIdentity {
+        topic: TopicId(uuid::Uuid::from_u128(5)),
+        partition: PartitionIndex(1),
+    };
+
+    fn log(dir: &Path) -> Log {
+        let (mut log, _) = Log::open(dir, IDENTITY, LogConfig::default()).expect("opens");
+        append(&mut log);
+        witness::take();
+        log
+    }
+
+    fn append(log: &mut Log) {
+        let mut builder = BatchBuilder::default();
+        builder.push(1, None, Some(b"content"), &[]);
+        let batch = builder.build(None);
+        log.reserve(batch.len() + 4).expect("room");
+        log.append_batch(&batch, log.end(), LeaderEpoch(1))
+            .expect("stored");
+    }
+
+    fn acts_on(path: &Path) -> Vec<Act> {
+        let seen = witness::take().into_iter();
+        seen.filter_map(|(act, of)| (of == path).then_some(act))
+            .collect()
+    }
+
+    #[test]
+    fn a_close_makes_durable_what_a_flush_in_flight_has_taken() {
+        let dir = tempfile::tempdir().expect("dir");
+        let mut log = log(dir.path());
+        let segment = dir.path().join(file_name(Offset::ZERO));
+        let in_flight = log.prepare_flush();
+        log.close().expect("closed");
+        assert_eq!(acts_on(&segment), [Act::Data]);
+        assert_eq!(log.durable_end(), Offset(1));
+        drop(in_flight);
+    }
+
+    #[test]
+    fn a_flush_covers_what_one_that_never_ran_was_to_do() {
+        let dir = tempfile::tempdir().expect("dir");
+        let mut log = log(dir.path());
+        let segment = dir.path().join(file_name(Offset::ZERO));
+        drop(log.prepare_flush());
+        let done = log.prepare_flush().run().expect("flushed");
+        log.flushed(done).expect("noted");
+        assert_eq!(acts_on(&segment), [Act::Data]);
+        // Once it is known, it is not done again.
+        log.prepare_flush().run().expect("flushed");
+        assert_eq!(acts_on(&segment), []);
     }
 }

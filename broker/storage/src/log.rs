@@ -3,23 +3,20 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use baton_protocol::batch::{self, BATCH_HEADER_BYTES, BatchHeader, ENTRY_OVERHEAD_BYTES};
 use baton_protocol::ids::{LeaderEpoch, Offset};
 
 use crate::error::{IoContext, ReadError, StorageError};
 use crate::files::{make_dirs, sync_dir};
-use crate::flush::{FlushDone, FlushJob};
+use crate::flush::{Trusted, Unflushed};
 use crate::header::{LogIdentity, SEGMENT_HEADER_BYTES};
 use crate::mark::Mark;
 use crate::producers;
 use crate::reader::{Chunk, LogReader, Part, Published};
 use crate::recovery::{self, Recovery};
 use crate::segment::Segment;
-
-/// How often the mark is made durable at most, while the log is written.
-const MARK_SYNC_EVERY: Duration = Duration::from_secs(1);
 
 /// What can be tuned.
 #[derive(Clone, Copy, Debug)]
@@ -42,22 +39,21 @@ impl Default for LogConfig {
 /// The log of one partition.
 #[derive(Debug)]
 pub struct Log {
-    dir: PathBuf,
+    pub(crate) dir: PathBuf,
     identity: LogIdentity,
     config: LogConfig,
-    parts: Vec<Part>,
+    pub(crate) parts: Vec<Part>,
     published: Arc<Published>,
     epochs: Vec<(LeaderEpoch, Offset)>,
     start: Offset,
-    end: Offset,
-    durable_end: Offset,
-    mark: Mark,
-    mark_synced_at: Instant,
-    /// Segments with bytes that no prepared flush covers.
-    dirty: Vec<Arc<Segment>>,
+    pub(crate) end: Offset,
+    pub(crate) durable_end: Offset,
+    pub(crate) mark: Mark,
+    pub(crate) mark_synced_at: Instant,
+    pub(crate) unflushed: Unflushed,
     /// Raised by each cut, so that a flush prepared before it does not speak of what came after.
-    generation: u64,
-    failed: bool,
+    pub(crate) generation: u64,
+    pub(crate) trusted: Arc<Trusted>,
 }
 
 impl Log {
@@ -92,10 +88,13 @@ impl Log {
             durable_end: found.end,
             mark,
             mark_synced_at: Instant::now(),
-            dirty: Vec::new(),
+            unflushed: Unflushed::default(),
             generation: 0,
-            failed: recovery.damage.is_some(),
+            trusted: Arc::default(),
         };
+        if recovery.damage.is_some() {
+            log.trusted.fail();
+        }
         log.publish();
         Ok((log, recovery))
     }
@@ -142,11 +141,7 @@ impl Log {
     /// Makes sure that appends of `bytes` in all cannot fail. Begins a new segment where the
     /// present one is full.
     pub fn reserve(&mut self, bytes: usize) -> Result<(), StorageError> {
-        if self.failed {
-            return Err(StorageError::Failed {
-                path: self.dir.clone(),
-            });
-        }
+        self.check_trusted()?;
         if let Some(part) = self.parts.last()
             && part.cut.is_none()
             && part.segment.header().sealed_len.is_none()
@@ -247,13 +242,7 @@ impl Log {
         if epoch > last {
             self.epochs.push((epoch, self.end));
         }
-        if self
-            .dirty
-            .last()
-            .is_none_or(|dirty| !Arc::ptr_eq(dirty, &segment))
-        {
-            self.dirty.push(segment);
-        }
+        self.unflushed.written(&segment);
         self.end = end;
         self.published.end.store(end.0, Ordering::Release);
         Ok(())
@@ -263,13 +252,16 @@ impl Log {
     /// who hold slices of it still see them. The log then ends where its last entry does, which is
     /// below `to` if that lies in a gap.
     ///
+    /// # Errors
+    /// [`StorageError::Failed`] if the log has failed before; any other is the end of the log, since
+    /// it is not known how much of the cut will be found again.
+    ///
     /// # Panics
     /// If `to` lies outside the log or within an entry: the caller's mistakes.
     pub fn truncate(&mut self, to: Offset) -> Result<(), StorageError> {
         assert!(to >= self.start && to <= self.end, "a cut outside the log");
-        let result = self.cut(to);
-        self.failed |= result.is_err();
-        result
+        self.check_trusted()?;
+        self.cut(to).inspect_err(|_| self.trusted.fail())
     }
 
     fn cut(&mut self, to: Offset) -> Result<(), StorageError> {
@@ -287,7 +279,8 @@ impl Log {
         if let Some((part, at, _)) = kept
             && at < self.parts[part].extent().0
         {
-            self.parts[part].segment.seal(at)?;
+            let segment = &self.parts[part].segment;
+            self.trusted.flush(&self.dir, || segment.seal(at))?;
             self.parts[part].cut = Some((at, end));
         }
         let parts_kept = kept.map_or(0, |(part, _, _)| part + 1);
@@ -334,43 +327,13 @@ impl Log {
         self.published.high_watermark.store(to.0, Ordering::Release);
     }
 
-    /// What has to be done, on any thread, to make the log durable up to its present end.
-    pub fn prepare_flush(&mut self) -> FlushJob {
-        FlushJob {
-            dir: self.dir.clone(),
-            segments: std::mem::take(&mut self.dirty),
-            done: FlushDone {
-                end: self.end,
-                generation: self.generation,
-            },
-        }
-    }
-
-    /// Takes note of a flush that succeeded.
-    pub fn flushed(&mut self, done: FlushDone) -> Result<(), StorageError> {
-        if done.generation == self.generation {
-            self.durable_end = self.durable_end.max(done.end);
-            self.mark.set(self.durable_end)?;
-            if self.mark_synced_at.elapsed() >= MARK_SYNC_EVERY {
-                self.mark_synced_at = Instant::now();
-                self.mark.sync()?;
-            }
-        } else {
-            // Part of what it made durable has been cut since, and something else may stand
-            // there: that is flushed again.
-            self.dirty = self.parts.iter().map(|part| part.segment.clone()).collect();
-        }
-        Ok(())
-    }
-
-    /// Takes note of a flush that failed. It is never tried again: the system may have dropped the
-    /// pages it could not write, and a second flush would succeed without them.
-    pub fn flush_failed(&mut self) {
-        self.failed = true;
-    }
-
-    /// Keeps the caller's account of the producers, as of the log's end.
-    pub fn save_producers(&self, bytes: &[u8]) -> Result<(), StorageError> {
+    /// Keeps the caller's account of the producers, as of the log's end. The log is made durable
+    /// first: an account must not outlive what it speaks of.
+    ///
+    /// # Errors
+    /// [`StorageError::Failed`] if the log has failed; any other if the disk refuses.
+    pub fn save_producers(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
+        self.settle()?;
         producers::save(&self.dir, self.end, bytes)
     }
 
@@ -378,16 +341,6 @@ impl Log {
     /// and speaks of this log.
     pub fn load_producers(&self) -> Option<(Offset, Vec<u8>)> {
         producers::load(&self.dir).filter(|(at, _)| *at <= self.end)
-    }
-
-    /// Ends the log in good order.
-    pub fn close(&mut self) -> Result<(), StorageError> {
-        if self.failed {
-            return Ok(());
-        }
-        let done = self.prepare_flush().run()?;
-        self.flushed(done)?;
-        self.mark.sync()
     }
 
     fn publish(&mut self) {

@@ -25,6 +25,7 @@ use crate::header::{
     LogIdentity, SEAL_AT, SEGMENT_HEADER_BYTES, SegmentHeader, encode_seal, file_name,
 };
 use crate::index::SparseIndex;
+use crate::witness::{Act, saw};
 
 /// The file grows by this much at first, then doubles up to [`GROWTH_MAX`].
 const GROWTH_MIN: usize = 64 << 10;
@@ -266,7 +267,9 @@ impl Segment {
 
     /// Makes the file's bytes durable.
     pub fn sync(&self) -> Result<(), StorageError> {
-        self.file.sync_data().context(&self.path, "flush")
+        self.file.sync_data().context(&self.path, "flush")?;
+        saw(Act::Data, &self.path);
+        Ok(())
     }
 
     /// Marks the segment as ending at `len` for good, durably. What lies beyond is not part of the
@@ -275,7 +278,11 @@ impl Segment {
         self.file
             .write_all_at(&encode_seal(len as u64), SEAL_AT as u64)
             .context(&self.path, "seal")?;
-        self.file.sync_data().context(&self.path, "flush the seal")
+        self.file
+            .sync_data()
+            .context(&self.path, "flush the seal")?;
+        saw(Act::Data, &self.path);
+        Ok(())
     }
 }
 

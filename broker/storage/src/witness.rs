@@ -7,6 +7,8 @@ use std::path::Path;
 pub(crate) enum Act {
     /// A directory's entries were flushed.
     Dir,
+    /// A segment was flushed.
+    Data,
 }
 
 #[cfg(not(test))]
