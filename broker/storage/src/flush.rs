@@ -275,4 +275,14 @@ mod tests {
         log.prepare_flush().run().expect("flushed");
         assert_eq!(acts_on(&segment), []);
     }
+
+    #[test]
+    fn entries_are_durable_before_the_seal_that_covers_them() {
+        let dir = tempfile::tempdir().expect("dir");
+        let mut log = log(dir.path());
+        let segment = dir.path().join(file_name(Offset::ZERO));
+        append(&mut log);
+        log.truncate(Offset(1)).expect("cut");
+        assert_eq!(acts_on(&segment), [Act::Data, Act::Seal, Act::Data]);
+    }
 }

@@ -280,7 +280,15 @@ impl Log {
             && at < self.parts[part].extent().0
         {
             let segment = &self.parts[part].segment;
-            self.trusted.flush(&self.dir, || segment.seal(at))?;
+            let durable = self.durable_end >= end;
+            self.trusted.flush(&self.dir, || {
+                // What a seal covers is durable: damage is told by that. If both were flushed at
+                // once, a power cut could leave the seal without its entries.
+                if !durable {
+                    segment.sync()?;
+                }
+                segment.seal(at)
+            })?;
             self.parts[part].cut = Some((at, end));
         }
         let parts_kept = kept.map_or(0, |(part, _, _)| part + 1);

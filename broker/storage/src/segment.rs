@@ -273,11 +273,13 @@ impl Segment {
     }
 
     /// Marks the segment as ending at `len` for good, durably. What lies beyond is not part of the
-    /// log any more, though readers that hold slices of it still see it.
+    /// log any more, though readers that hold slices of it still see it. What lies below must be
+    /// durable.
     pub(crate) fn seal(&self, len: usize) -> Result<(), StorageError> {
         self.file
             .write_all_at(&encode_seal(len as u64), SEAL_AT as u64)
             .context(&self.path, "seal")?;
+        saw(Act::Seal, &self.path);
         self.file
             .sync_data()
             .context(&self.path, "flush the seal")?;

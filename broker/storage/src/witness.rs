@@ -9,6 +9,8 @@ pub(crate) enum Act {
     Dir,
     /// A segment was flushed.
     Data,
+    /// A segment's seal was written.
+    Seal,
 }
 
 #[cfg(not(test))]
