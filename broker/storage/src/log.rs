@@ -13,7 +13,7 @@ use crate::files::{make_dirs, sync_dir};
 use crate::flush::{Trusted, Unflushed};
 use crate::header::{LogIdentity, SEGMENT_HEADER_BYTES};
 use crate::mark::Mark;
-use crate::producers;
+use crate::producers::{self, Point};
 use crate::reader::{Chunk, LogReader, Part, Published};
 use crate::recovery::{self, Recovery};
 use crate::segment::Segment;
@@ -72,6 +72,8 @@ impl Log {
         }
         sync_dir(dir)?;
         if recovery.damage.is_none() {
+            // An account of what is not there would fit again when the log has grown past it.
+            producers::forget_unless(dir, |at| at.is_in(found.end, &found.epochs))?;
             mark.set(found.end)?;
             mark.sync()?;
         }
@@ -342,13 +344,15 @@ impl Log {
     /// [`StorageError::Failed`] if the log has failed; any other if the disk refuses.
     pub fn save_producers(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
         self.settle()?;
-        producers::save(&self.dir, self.end, bytes)
+        producers::save(&self.dir, Point::at(self.end, &self.epochs), bytes)
     }
 
     /// The account that was kept, with the end it is as of; none if there is none that is sound
-    /// and speaks of this log.
+    /// and speaks of this log: of the entries below that end that are in it now.
     pub fn load_producers(&self) -> Option<(Offset, Vec<u8>)> {
-        producers::load(&self.dir).filter(|(at, _)| *at <= self.end)
+        let (at, account) = producers::load(&self.dir)?;
+        at.is_in(self.end, &self.epochs)
+            .then_some((at.end, account))
     }
 
     fn publish(&mut self) {
