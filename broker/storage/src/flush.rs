@@ -167,8 +167,9 @@ impl Log {
     }
 
     fn raise_mark(&mut self, to: Offset) -> Result<(), StorageError> {
-        if self.mark.end() != Some(to) {
-            self.mark.set(to)?;
+        let extent = self.extent_to(to);
+        if self.mark.extent() != Some(extent) {
+            self.mark.set(extent)?;
         }
         if self.mark_synced_at.elapsed() >= MARK_SYNC_EVERY {
             self.mark_synced_at = Instant::now();

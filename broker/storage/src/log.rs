@@ -12,7 +12,7 @@ use crate::error::{IoContext, ReadError, StorageError};
 use crate::files::{make_dirs, sync_dir};
 use crate::flush::{Trusted, Unflushed};
 use crate::header::{LogIdentity, SEGMENT_HEADER_BYTES};
-use crate::mark::Mark;
+use crate::mark::{Extent, Mark};
 use crate::producers::{self, Point};
 use crate::reader::{Chunk, LogReader, Part, Published};
 use crate::recovery::{self, Recovery};
@@ -66,7 +66,7 @@ impl Log {
     ) -> Result<(Log, Recovery), StorageError> {
         make_dirs(dir)?;
         let mut mark = Mark::open(dir)?;
-        let (recovery, found) = recovery::recover(dir, identity, &config, mark.end())?;
+        let (recovery, found) = recovery::recover(dir, identity, &config, mark.extent())?;
         for segment in &found.segments {
             segment.sync()?;
         }
@@ -74,7 +74,10 @@ impl Log {
         if recovery.damage.is_none() {
             // An account of what is not there would fit again when the log has grown past it.
             producers::forget_unless(dir, |at| at.is_in(found.end, &found.epochs))?;
-            mark.set(found.end)?;
+            mark.set(Extent {
+                durable_end: found.end,
+                start: found.start,
+            })?;
             mark.sync()?;
         }
         let published = Arc::new(Published::default());
@@ -271,8 +274,8 @@ impl Log {
         let kept = self.last_entry_below(to)?;
         let end = kept.map_or(self.start, |(_, _, end)| end);
         // First the mark: what is cut is not damage.
-        if self.mark.end().is_none_or(|mark| mark > end) {
-            self.mark.set(end)?;
+        if self.mark.extent().is_none_or(|mark| mark.durable_end > end) {
+            self.mark.set(self.extent_to(end))?;
             self.mark.sync()?;
         }
         producers::forget_after(&self.dir, end)?;
@@ -353,6 +356,13 @@ impl Log {
         let (at, account) = producers::load(&self.dir)?;
         at.is_in(self.end, &self.epochs)
             .then_some((at.end, account))
+    }
+
+    pub(crate) fn extent_to(&self, durable_end: Offset) -> Extent {
+        Extent {
+            durable_end,
+            start: self.start,
+        }
     }
 
     fn publish(&mut self) {

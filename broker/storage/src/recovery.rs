@@ -15,6 +15,7 @@ use crate::error::{IoContext, StorageError};
 use crate::files::sync_dir;
 use crate::header::LogIdentity;
 use crate::log::LogConfig;
+use crate::mark::Extent;
 use crate::segment::Segment;
 use crate::survey::{Survey, Surveyed, Verdict, survey};
 
@@ -43,7 +44,7 @@ pub(crate) fn recover(
     dir: &Path,
     identity: LogIdentity,
     config: &LogConfig,
-    mark: Option<Offset>,
+    mark: Option<Extent>,
 ) -> Result<(Recovery, Found), StorageError> {
     let survey = survey(dir, Some(identity), config.index_interval_bytes, mark)?;
     let mut recovery = Recovery {

@@ -18,7 +18,7 @@ use crate::error::{IoContext, StorageError};
 use crate::files::{replace_file, sync_dir};
 use crate::header::{LogIdentity, SEGMENT_HEADER_BYTES, clear_seal};
 use crate::log::{Log, LogConfig};
-use crate::mark::Mark;
+use crate::mark::{Extent, Mark};
 use crate::producers;
 use crate::quarantine::json_string;
 use crate::recovery::Recovery;
@@ -81,7 +81,7 @@ enum Step {
     /// What follows from the entries goes with them.
     ForgetProducers(Offset),
     /// From here on the log counts as sound.
-    LowerMark(Offset),
+    LowerMark(Extent),
 }
 
 /// The steps that are left to repair the log in `dir`; none for a sound one.
@@ -118,16 +118,17 @@ fn plan(dir: &Path, identity: LogIdentity) -> Result<Vec<Step>, StorageError> {
         });
     }
     steps.push(Step::ForgetProducers(survey.end));
-    steps.push(Step::LowerMark(survey.end));
+    steps.push(Step::LowerMark(Extent {
+        durable_end: survey.end,
+        start: survey.start,
+    }));
     Ok(steps)
 }
 
-/// The file that stays with its beginning, and how much of it. A first segment stays even without
-/// entries: it says where the log starts.
+/// The file that stays with its beginning, and how much of it.
 fn beginning(survey: &Survey) -> Option<(PathBuf, usize)> {
-    let sound = survey.files_sound();
-    let partial = survey.segments.get(sound)?;
-    let stays = sound == 0 || partial.scan.len > SEGMENT_HEADER_BYTES;
+    let partial = survey.segments.get(survey.files_sound())?;
+    let stays = partial.scan.len > SEGMENT_HEADER_BYTES;
     stays.then(|| (partial.path.clone(), partial.scan.len))
 }
 
@@ -203,9 +204,9 @@ impl Step {
                 replace_file(file, &[&bytes])
             }
             Step::ForgetProducers(end) => producers::forget_after(dir, *end),
-            Step::LowerMark(end) => {
+            Step::LowerMark(extent) => {
                 let mut mark = Mark::open(dir)?;
-                mark.set(*end)?;
+                mark.set(*extent)?;
                 mark.sync()
             }
         }
@@ -300,7 +301,7 @@ mod tests {
         std::fs::remove_file(path).expect("removed");
     }
 
-    type State = (Vec<(PathBuf, Vec<u8>)>, Option<Offset>, Vec<Vec<u8>>);
+    type State = (Vec<(PathBuf, Vec<u8>)>, Option<Extent>, Vec<Vec<u8>>);
 
     /// The segments and the bytes of the log in them, the mark, and what is set aside.
     fn state(dir: &Path) -> State {

@@ -10,6 +10,7 @@ use baton_protocol::ids::{LeaderEpoch, Offset};
 use crate::damage::Damage;
 use crate::error::{IoContext, StorageError};
 use crate::header::{LogIdentity, SEGMENT_HEADER_BYTES, SegmentHeader, file_name};
+use crate::mark::Extent;
 use crate::scan::{Place, Scan, scan};
 
 /// A partition's directory, surveyed.
@@ -20,6 +21,8 @@ pub(crate) struct Survey {
     pub strays: Vec<PathBuf>,
     /// The first of them, as far as the log goes.
     pub segments: Vec<Surveyed>,
+    /// Whose log it is, by what was asked for or by the first header that can be read.
+    pub identity: Option<LogIdentity>,
     pub epochs: Vec<(LeaderEpoch, Offset)>,
     pub start: Offset,
     pub end: Offset,
@@ -71,8 +74,8 @@ pub(crate) fn segment_files(dir: &Path) -> Result<Vec<PathBuf>, StorageError> {
     Ok(files)
 }
 
-/// Surveys the log in `dir`. `mark` says how far it was durable at least; none if no mark can be
-/// read.
+/// Surveys the log in `dir`. `mark` says where it starts, and how far it was durable at least;
+/// none if no mark can be read.
 ///
 /// # Errors
 /// If a file cannot be read, is of a newer format, or belongs to another partition.
@@ -80,22 +83,26 @@ pub(crate) fn survey(
     dir: &Path,
     identity: Option<LogIdentity>,
     index_bytes: usize,
-    mark: Option<Offset>,
+    mark: Option<Extent>,
 ) -> Result<Survey, StorageError> {
     let files: Vec<_> = segment_files(dir)?
         .into_iter()
         .map(FoundFile::read)
         .collect::<Result<_, _>>()?;
+    // A log starts at 0 unless its mark says otherwise. A log that lost its mark counts as damaged;
+    // if its first segment is not there either, nothing of it is known to be sound.
+    let start = mark.map_or(Offset::ZERO, |mark| mark.start);
     let mut survey = Survey {
         files: files.iter().map(|file| file.path.clone()).collect(),
         strays: Vec::new(),
         segments: Vec::new(),
+        identity,
         epochs: Vec::new(),
-        start: Offset::ZERO,
-        end: Offset::ZERO,
+        start,
+        end: start,
         verdict: Verdict::Whole,
     };
-    survey.walk(dir, &files, identity, index_bytes, mark)?;
+    survey.walk(dir, &files, index_bytes, mark)?;
     let Survey { files, strays, .. } = &mut survey;
     files.retain(|file| !strays.contains(file));
     if !strays.is_empty() && matches!(survey.verdict, Verdict::Whole) {
@@ -110,15 +117,13 @@ impl Survey {
         &mut self,
         dir: &Path,
         files: &[FoundFile],
-        identity: Option<LogIdentity>,
         index_bytes: usize,
-        mark: Option<Offset>,
+        mark: Option<Extent>,
     ) -> Result<(), StorageError> {
-        let mut owner = identity;
         for (i, file) in files.iter().enumerate() {
             let path = &file.path;
             if let Ok(header) = &file.header {
-                let expected = *owner.get_or_insert(header.identity);
+                let expected = *self.identity.get_or_insert(header.identity);
                 if header.identity != expected {
                     return Err(StorageError::WrongPartition {
                         path: path.clone(),
@@ -127,7 +132,7 @@ impl Survey {
                     });
                 }
             }
-            if i > 0 && file.is_stray(self.end) {
+            if file.is_stray(self.end) {
                 self.strays.push(path.clone());
                 continue;
             }
@@ -143,9 +148,7 @@ impl Survey {
                     return Ok(());
                 }
             };
-            if i == 0 {
-                (self.start, self.end) = (header.base, header.base);
-            } else if header.prev_end != self.end {
+            if header.prev_end != self.end {
                 // A truncation that was interrupted leaves segments that continue something
                 // longer, and it lowers the mark first. All else means that entries are missing.
                 self.verdict = if header.prev_end > self.end && self.reaches(mark) {
@@ -192,15 +195,15 @@ impl Survey {
             };
             let (path, len) = (last.path.clone(), last.scan.len);
             self.verdict = self.damaged(&path, len, detail, mark, false);
-        } else if mark.is_some_and(|mark| mark > Offset::ZERO) && self.files.is_empty() {
+        } else if mark.is_some_and(|mark| mark.durable_end > self.end) && self.files.is_empty() {
             self.verdict = self.damaged(dir, 0, "all segment files are missing", mark, false);
         }
         Ok(())
     }
 
     /// Whether all that was durable has been found; never without a mark.
-    fn reaches(&self, mark: Option<Offset>) -> bool {
-        mark.is_some_and(|mark| self.end >= mark)
+    fn reaches(&self, mark: Option<Extent>) -> bool {
+        mark.is_some_and(|mark| self.end >= mark.durable_end)
     }
 
     fn damaged(
@@ -208,7 +211,7 @@ impl Survey {
         path: &Path,
         position: usize,
         detail: &str,
-        mark: Option<Offset>,
+        mark: Option<Extent>,
         partial: bool,
     ) -> Verdict {
         Verdict::Damaged {
@@ -217,7 +220,7 @@ impl Survey {
                 position,
                 detail: detail.to_owned(),
                 sound_end: self.end,
-                durable_end: mark.unwrap_or(self.end).max(self.end),
+                durable_end: mark.map_or(self.end, |mark| mark.durable_end.max(self.end)),
             },
             partial,
         }

@@ -63,10 +63,10 @@ pub fn verify(dir: &Path) -> Result<Report, StorageError> {
         problems.push(format!("it was damaged before: {note}"));
     }
     Ok(Report {
-        identity: survey.segments.first().map(|first| first.header.identity),
+        identity: survey.identity,
         start: survey.start,
         end: survey.end,
-        durable_end: mark,
+        durable_end: mark.map(|mark| mark.durable_end),
         epochs: survey.epochs,
         segments: survey
             .segments
