@@ -192,7 +192,7 @@ impl Log {
     /// [`StorageError::Failed`] if a flush or a write of this log has ever failed, or it was damaged
     /// when it was opened; any other if one fails now. The log then has not ended in good order: its
     /// owner must not say so to the next start, which has to open it with
-    /// `Trust::OnlyTheMark` if it was a flush that failed.
+    /// [`Trust::OnlyTheMark`](crate::Trust::OnlyTheMark) if it was a flush that failed.
     pub fn close(&mut self) -> Result<(), StorageError> {
         self.settle()
     }

@@ -19,7 +19,9 @@ mod recovery;
 mod repair;
 mod scan;
 mod segment;
+mod step;
 mod survey;
+mod trust;
 pub mod verify;
 mod witness;
 
@@ -33,3 +35,4 @@ pub use log::{Log, LogConfig, entry_bytes};
 pub use reader::{Chunk, LogReader};
 pub use recovery::Recovery;
 pub use segment::Segment;
+pub use trust::Trust;

@@ -28,6 +28,9 @@ pub struct Recovery {
     pub torn_bytes: u64,
     /// Segment files that were removed: of an interrupted truncation, or strays without entries.
     pub leftovers: usize,
+    /// Entries that were cut because they were not trusted are kept in this file; see
+    /// [`Trust`](crate::Trust).
+    pub not_trusted: Option<PathBuf>,
     /// Damage below the durable end. The log takes no appends.
     pub damage: Option<Damage>,
 }

@@ -6,23 +6,18 @@
 //! is lowered last, so that the directory shows its damage until everything else is done: whatever
 //! comes in between, the next start surveys it and makes the remaining steps anew.
 
-use std::fs::File;
-use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use baton_protocol::ids::Offset;
-
 use crate::damage::{Damage, DamageNote};
-use crate::error::{IoContext, StorageError};
-use crate::files::{replace_file, sync_dir};
-use crate::header::{LogIdentity, SEGMENT_HEADER_BYTES, clear_seal};
+use crate::error::StorageError;
+use crate::header::{LogIdentity, SEGMENT_HEADER_BYTES};
 use crate::log::{Log, LogConfig};
 use crate::mark::{Extent, Mark};
-use crate::producers;
 use crate::quarantine::json_string;
 use crate::recovery::Recovery;
+use crate::step::Step;
 use crate::survey::{Survey, Verdict, survey};
+use crate::trust::{self, Trust};
 
 impl Log {
     /// Opens the log in `dir` as [`Log::open`] does; a damaged one is first cut durably just before
@@ -40,7 +35,27 @@ impl Log {
         identity: LogIdentity,
         config: LogConfig,
     ) -> Result<(Log, Recovery, Option<DamageNote>), StorageError> {
-        let (log, recovery) = Log::open(dir, identity, config)?;
+        Log::open_trusting(dir, identity, config, Trust::PageCache)
+    }
+
+    /// Opens the log in `dir` as [`Log::open_repaired`] does, but with only so much of it as `trust`
+    /// allows. What is not trusted is cut, durably; its entries are copied into `quarantine/` first,
+    /// where [`Recovery::not_trusted`] says.
+    ///
+    /// # Errors
+    /// As [`Log::open_repaired`]; the next opening has to be as distrustful.
+    pub fn open_trusting(
+        dir: &Path,
+        identity: LogIdentity,
+        config: LogConfig,
+        trust: Trust,
+    ) -> Result<(Log, Recovery, Option<DamageNote>), StorageError> {
+        let not_trusted = match trust {
+            Trust::PageCache => None,
+            Trust::OnlyTheMark => trust::cut_to_mark(dir, identity)?,
+        };
+        let (log, mut recovery) = Log::open(dir, identity, config)?;
+        recovery.not_trusted = not_trusted.clone();
         let Some(damage) = recovery.damage else {
             return Ok((log, recovery, DamageNote::read(dir)?));
         };
@@ -49,7 +64,8 @@ impl Log {
         for step in plan(dir, identity)? {
             step.carry_out(dir)?;
         }
-        let (log, recovery) = Log::open(dir, identity, config)?;
+        let (log, mut recovery) = Log::open(dir, identity, config)?;
+        recovery.not_trusted = not_trusted;
         match recovery.damage {
             None => Ok((log, recovery, DamageNote::read(dir)?)),
             Some(damage) => Err(StorageError::corrupt(dir, damage.to_string())),
@@ -65,64 +81,67 @@ impl Log {
     }
 }
 
-/// A step of a repair. Each is durable when it has been carried out, and may be carried out again.
-#[derive(Debug)]
-enum Step {
-    /// Put on record that the log was damaged.
-    Note(DamageNote),
-    /// Keep a file as it is.
-    SetAside { file: PathBuf, into: PathBuf },
-    /// Write down what was set aside, and make all of it durable.
-    Describe { into: PathBuf, text: String },
-    /// Remove a file that was set aside from the log.
-    Remove(PathBuf),
-    /// Replace a file that was set aside by its sound beginning.
-    KeepBeginning { file: PathBuf, len: usize },
-    /// What follows from the entries goes with them.
-    ForgetProducers(Offset),
-    /// From here on the log counts as sound.
-    LowerMark(Extent),
-}
-
 /// The steps that are left to repair the log in `dir`; none for a sound one.
 fn plan(dir: &Path, identity: LogIdentity) -> Result<Vec<Step>, StorageError> {
     let survey = survey(dir, Some(identity), usize::MAX, Mark::peek(dir)?)?;
     let Verdict::Damaged { damage, .. } = &survey.verdict else {
         return Ok(Vec::new());
     };
-    let note = note(dir, damage)?;
-    let into = note.set_aside.clone();
-    let text = format!(
-        "{{\"format\":1,\"partition\":\"{identity}\",\"from\":{},\"to\":{},\"file\":{},\"byte\":{},\"reason\":{}}}\n",
-        note.sound_end,
-        note.durable_end,
-        json_string(&damage.path.to_string_lossy()),
-        damage.position,
-        json_string(&note.detail),
-    );
-    let mut steps = vec![Step::Note(note)];
-    let affected = &survey.files[survey.files_sound()..];
-    steps.extend(affected.iter().map(|file| Step::SetAside {
-        file: file.clone(),
-        into: into.clone(),
-    }));
-    steps.push(Step::Describe { into, text });
-    let beginning = beginning(&survey);
-    for file in affected.iter().rev() {
-        steps.push(match &beginning {
-            Some((partial, len)) if partial == file => Step::KeepBeginning {
-                file: file.clone(),
-                len: *len,
-            },
-            _ => Step::Remove(file.clone()),
-        });
+    let cut = Cut {
+        damage,
+        affected: &survey.files[survey.files_sound()..],
+        beginning: beginning(&survey),
+        left: Extent {
+            durable_end: survey.end,
+            start: survey.start,
+        },
+    };
+    cut.steps(dir, identity)
+}
+
+/// How a damaged log is cut.
+pub(crate) struct Cut<'a> {
+    pub damage: &'a Damage,
+    /// The files to be set aside: the damaged one and all after it.
+    pub affected: &'a [PathBuf],
+    /// That of them that stays with its beginning, and how much of it.
+    pub beginning: Option<(PathBuf, usize)>,
+    /// What is left of the log.
+    pub left: Extent,
+}
+
+impl Cut<'_> {
+    pub fn steps(&self, dir: &Path, identity: LogIdentity) -> Result<Vec<Step>, StorageError> {
+        let damage = self.damage;
+        let note = note(dir, damage)?;
+        let into = note.set_aside.clone();
+        let text = format!(
+            "{{\"format\":1,\"partition\":\"{identity}\",\"from\":{},\"to\":{},\"file\":{},\"byte\":{},\"reason\":{}}}\n",
+            note.sound_end,
+            note.durable_end,
+            json_string(&damage.path.to_string_lossy()),
+            damage.position,
+            json_string(&note.detail),
+        );
+        let mut steps = vec![Step::Note(note)];
+        steps.extend(self.affected.iter().map(|file| Step::SetAside {
+            file: file.clone(),
+            into: into.clone(),
+        }));
+        steps.push(Step::Describe { into, text });
+        for file in self.affected.iter().rev() {
+            steps.push(match &self.beginning {
+                Some((partial, len)) if partial == file => Step::KeepBeginning {
+                    file: file.clone(),
+                    len: *len,
+                },
+                _ => Step::Remove(file.clone()),
+            });
+        }
+        steps.push(Step::ForgetProducers(self.left.durable_end));
+        steps.push(Step::LowerMark(self.left));
+        Ok(steps)
     }
-    steps.push(Step::ForgetProducers(survey.end));
-    steps.push(Step::LowerMark(Extent {
-        durable_end: survey.end,
-        start: survey.start,
-    }));
-    Ok(steps)
 }
 
 /// The file that stays with its beginning, and how much of it.
@@ -180,76 +199,10 @@ fn note(dir: &Path, damage: &Damage) -> Result<DamageNote, StorageError> {
     })
 }
 
-impl Step {
-    fn carry_out(&self, dir: &Path) -> Result<(), StorageError> {
-        match self {
-            Step::Note(note) => note.write(dir),
-            Step::SetAside { file, into } => set_aside(file, into),
-            Step::Describe { into, text } => {
-                std::fs::create_dir_all(into).context(into, "create")?;
-                replace_file(&into.join("note"), &[text.as_bytes()])?;
-                into.parent().map_or(Ok(()), sync_dir)?;
-                sync_dir(dir)
-            }
-            Step::Remove(file) => {
-                std::fs::remove_file(file).context(file, "remove")?;
-                sync_dir(dir)
-            }
-            Step::KeepBeginning { file, len } => {
-                let mut bytes = vec![0; *len];
-                let mut old = File::open(file).context(file, "open")?;
-                old.read_exact(&mut bytes).context(file, "read")?;
-                // It was sealed further on, if at all.
-                clear_seal(&mut bytes);
-                replace_file(file, &[&bytes])
-            }
-            Step::ForgetProducers(end) => producers::forget_after(dir, *end),
-            Step::LowerMark(extent) => {
-                let mut mark = Mark::open(dir)?;
-                mark.set(*extent)?;
-                mark.sync()
-            }
-        }
-    }
-}
-
-/// Gives a file a second name in `into`, so that it stays as it is when the log lets go of it. Where
-/// the file system knows no second names, a copy is made.
-fn set_aside(file: &Path, into: &Path) -> Result<(), StorageError> {
-    std::fs::create_dir_all(into).context(into, "create")?;
-    File::open(file)
-        .and_then(|opened| opened.sync_all())
-        .context(file, "flush")?;
-    let name = file.file_name().unwrap_or_default().to_string_lossy();
-    for n in 0u32.. {
-        // Not `.log`: it is no segment of any log any more.
-        let target = into.join(format!("{name}.{n}"));
-        // It is there if the repair was cut off after this step; or with other damage of this file.
-        if target.exists() {
-            if is_same(file, &target)? {
-                return sync_dir(into);
-            }
-            continue;
-        }
-        if std::fs::hard_link(file, &target).is_ok() {
-            return sync_dir(into);
-        }
-        let bytes = std::fs::read(file).context(file, "read")?;
-        return replace_file(&target, &[&bytes]);
-    }
-    Ok(())
-}
-
-fn is_same(a: &Path, b: &Path) -> Result<bool, StorageError> {
-    let a = std::fs::metadata(a).context(a, "stat")?;
-    let b = std::fs::metadata(b).context(b, "stat")?;
-    Ok((a.dev(), a.ino()) == (b.dev(), b.ino()))
-}
-
 #[cfg(test)]
 mod tests {
     use baton_protocol::batch::BatchBuilder;
-    use baton_protocol::ids::{LeaderEpoch, PartitionIndex, TopicId};
+    use baton_protocol::ids::{LeaderEpoch, Offset, PartitionIndex, TopicId};
 
     use super::*;
 
