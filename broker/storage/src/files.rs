@@ -25,7 +25,10 @@ pub(crate) fn sync_dir(dir: &Path) -> Result<(), StorageError> {
 /// Makes a directory with all that lead to it, durably. A level is made when the entry of the one
 /// above it is durable, so that whatever is found was made durable, but for the lowest: that may
 /// come from a process that ended in between.
-pub(crate) fn make_dirs(dir: &Path) -> Result<(), StorageError> {
+///
+/// # Errors
+/// If a directory cannot be made or flushed; what was made stays, and may be made again.
+pub fn make_dirs(dir: &Path) -> Result<(), StorageError> {
     let missing = dir
         .ancestors()
         .take_while(|level| !level.as_os_str().is_empty() && !level.exists());

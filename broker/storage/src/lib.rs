@@ -27,6 +27,7 @@ mod witness;
 
 pub use damage::{Damage, DamageNote};
 pub use error::{ReadError, StorageError};
+pub use files::make_dirs;
 pub use flush::{FlushDone, FlushJob};
 pub use header::{
     LogIdentity, SEGMENT_HEADER_BYTES, SEGMENT_MAGIC, SEGMENT_VERSION, SegmentHeader,
