@@ -85,16 +85,27 @@ pub fn read_by_the_book(dir: &Path) -> Vec<(u32, u64, u64)> {
         .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
         .collect();
     files.sort();
+    let mark = std::fs::read(dir.join("durable")).expect("read");
+    let slots = mark.chunks_exact(64).filter(|slot| {
+        slot.starts_with(b"BTNMARK2")
+            && u64::from(crc32fast::hash(&slot[..60])) == number(&slot[60..])
+    });
+    let newest = slots.max_by_key(|slot| number(&slot[8..16]));
+    let newest = newest.expect("a sound slot");
+    let (durable_end, start) = (number(&newest[16..24]), number(&newest[24..32]));
     let mut entries = Vec::new();
-    let mut log_end = None;
+    let mut log_end = start;
     for path in files {
         let bytes = std::fs::read(path).expect("read");
         assert_eq!(&bytes[..8], b"BATONSEG");
-        let (base, prev_end) = (number(&bytes[40..48]), number(&bytes[48..56]));
-        if prev_end != log_end.unwrap_or(base) {
+        let prev_end = number(&bytes[48..56]);
+        if prev_end < log_end && bytes[128..].iter().all(|byte| *byte == 0) {
+            continue;
+        }
+        if prev_end != log_end {
             break;
         }
-        let mut end = log_end.unwrap_or(base);
+        let mut end = log_end;
         let sealed = number(&bytes[64..72]) as usize;
         let is_sealed =
             sealed >= 128 && crc32fast::hash(&bytes[64..72]) as u64 == number(&bytes[72..76]);
@@ -115,7 +126,8 @@ pub fn read_by_the_book(dir: &Path) -> Vec<(u32, u64, u64)> {
             entries.push((number(&batch[12..16]) as u32, first, end));
             at = next;
         }
-        log_end = Some(end);
+        log_end = end;
     }
+    assert!(log_end >= durable_end, "the log is damaged");
     entries
 }
