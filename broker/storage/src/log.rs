@@ -59,6 +59,14 @@ pub struct Log {
 impl Log {
     /// Opens the log in `dir`, or makes an empty one. What is found is checked, and made durable: a
     /// process that was killed may have left it in the page cache only.
+    ///
+    /// All that is read is believed; after a flush that failed, [`Log::open_trusting`] has to be used.
+    /// A damaged log is opened for looking only.
+    ///
+    /// # Errors
+    /// [`StorageError::WrongPartition`], [`StorageError::NewerVersion`] for files that are not this
+    /// log's or not to be understood. [`StorageError::Io`] if the disk refuses something, which may
+    /// have been a flush: the next opening must not believe all that it reads.
     pub fn open(
         dir: &Path,
         identity: LogIdentity,
