@@ -65,6 +65,23 @@ pub struct PartitionRecord {
     pub offset_floor: Offset,
     /// The last epoch whose election may have lost acknowledged entries; `NONE` if there was none.
     pub lossy_epoch: LeaderEpoch,
+    /// How much of its log the leader of `epoch` keeps when it takes the lead. All of it, unless its
+    /// election may have lost entries, or it holds nothing yet of the last such reign: what lies
+    /// beyond was superseded by leaders whose entries are given up, and shares offsets with them.
+    pub leader_keeps: Offset,
+    /// Where the latest leaders began, oldest first, as far as elections show it.
+    pub begins: Vec<EpochBegin>,
+}
+
+/// Where the leader of an epoch began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EpochBegin {
+    /// The epoch.
+    pub epoch: LeaderEpoch,
+    /// The end of its log, at least: what it had durably when it was elected.
+    pub start: Offset,
+    /// The epoch of the last entry before that.
+    pub parent: LeaderEpoch,
 }
 
 /// When stored entries are made durable.

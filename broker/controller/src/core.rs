@@ -610,13 +610,14 @@ impl ControllerCore {
             } else {
                 Patience::Endless
             };
-            if let Some((leader, grade)) = election.winner(&self.state, partition, patience, now) {
+            if let Some((answer, grade)) = election.winner(&self.state, partition, patience, now) {
                 election.decided = true;
                 elected.push(Elected {
                     partition: *id,
                     epoch: election.epoch,
-                    leader,
+                    leader: answer.life,
                     grade,
+                    log: (answer.last_epoch, answer.durable_end),
                 });
             }
         }

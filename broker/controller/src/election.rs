@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use baton_protocol::admin::{ElectionMember, ElectionStatus};
-use baton_protocol::ids::{BrokerId, BrokerLife, LeaderEpoch, Tick};
+use baton_protocol::ids::{BrokerId, LeaderEpoch, Tick};
 use baton_protocol::metadata::PartitionRecord;
 
 use crate::rules::Rule;
@@ -104,14 +104,14 @@ impl Election {
             .max(1)
     }
 
-    /// The winner, once there is one, and what may be lost by it.
+    /// The winner with its answer, once there is one, and what may be lost by it.
     pub fn winner(
         &self,
         state: &ClusterState,
         partition: &PartitionRecord,
         patience: Patience,
         now: Tick,
-    ) -> Option<(BrokerLife, Grade)> {
+    ) -> Option<(FenceAnswer, Grade)> {
         let votes: Vec<&FenceAnswer> = self.votes(state, partition).collect();
         if votes.len() >= Election::needed(state, partition) {
             return Some((best(state, partition, &votes)?, Grade::Clean));
@@ -156,7 +156,7 @@ impl Election {
             epoch: self.epoch,
             needed: Election::needed(state, partition) as u32,
             members: partition.in_sync.iter().map(member).collect(),
-            candidate: best(state, partition, &answers).map(|life| life.broker),
+            candidate: best(state, partition, &answers).map(|answer| answer.life.broker),
         }
     }
 
@@ -199,7 +199,7 @@ fn best(
     state: &ClusterState,
     partition: &PartitionRecord,
     answers: &[&FenceAnswer],
-) -> Option<BrokerLife> {
+) -> Option<FenceAnswer> {
     let log = |answer: &FenceAnswer| (answer.last_epoch, answer.durable_end);
     let best = answers.iter().map(|answer| log(answer)).max()?;
     let able = answers
@@ -209,5 +209,5 @@ fn best(
         let mut replicas = partition.replicas.iter();
         replicas.position(|id| *id == answer.life.broker)
     })
-    .map(|answer| answer.life)
+    .map(|answer| **answer)
 }

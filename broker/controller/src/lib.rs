@@ -9,6 +9,7 @@ mod admin;
 pub mod core;
 mod detector;
 mod election;
+mod lineage;
 mod placement;
 pub mod rules;
 pub mod session;

@@ -10,9 +10,12 @@ use baton_protocol::ids::{
     BrokerEpoch, BrokerId, BrokerLife, ClusterId, DirectoryId, LeaderEpoch, MetadataIndex, Offset,
     PartitionIndex, PartitionVersion, ProcessId, TopicId, TopicPartition,
 };
-use baton_protocol::metadata::{BrokerRecord, Flush, PartitionRecord, TopicConfig, TopicRecord};
+use baton_protocol::metadata::{
+    BrokerRecord, EpochBegin, Flush, PartitionRecord, TopicConfig, TopicRecord,
+};
 use serde::{Deserialize, Serialize};
 
+use crate::lineage;
 use crate::rules::{Rule, Rules};
 
 /// How far a new partition's leader may assign offsets, and by how much every election raises that
@@ -128,6 +131,8 @@ pub struct Elected {
     pub leader: BrokerLife,
     /// What may be lost by it.
     pub grade: Grade,
+    /// The last epoch and the end of its log, as it answered.
+    pub log: (LeaderEpoch, Offset),
 }
 
 /// What an election may lose.
@@ -163,6 +168,8 @@ pub struct Handover {
     pub version: PartitionVersion,
     /// The successor, in the life that holds the whole log.
     pub to: BrokerLife,
+    /// The end of that log.
+    pub log_end: Offset,
 }
 
 /// A change of an in-sync set.
@@ -396,8 +403,15 @@ impl ClusterState {
             && partition.in_sync.contains(&to.broker)
             && !partition.suspects.contains(&to.broker)
         {
-            partition.epoch = partition.epoch.next();
+            let begin = EpochBegin {
+                epoch: partition.epoch.next(),
+                start: handover.log_end,
+                parent: partition.epoch,
+            };
+            partition.epoch = begin.epoch;
             partition.leader = Some(to);
+            partition.leader_keeps = Offset::MAX;
+            lineage::note(&mut partition.begins, begin);
             make_room(partition);
         }
     }
@@ -512,6 +526,12 @@ impl ClusterState {
             offset_limit: Offset(OFFSET_QUANTUM),
             offset_floor: Offset::ZERO,
             lossy_epoch: LeaderEpoch::NONE,
+            leader_keeps: Offset::MAX,
+            begins: vec![EpochBegin {
+                epoch: LeaderEpoch(1),
+                start: Offset::ZERO,
+                parent: LeaderEpoch::NONE,
+            }],
         }
     }
 
@@ -543,10 +563,25 @@ impl ClusterState {
                 partition.version = partition.version.next();
                 let limit = partition.offset_limit;
                 make_room(partition);
+                let (parent, end) = elected.log;
                 if elected.grade != Grade::Clean && rules.hold(Rule::LossyElectionsAreRecorded) {
                     partition.offset_floor = limit;
                     partition.lossy_epoch = partition.epoch;
                 }
+                // One that holds nothing of the last lossy reign is in the same position as its
+                // leader was.
+                partition.leader_keeps = if parent < partition.lossy_epoch {
+                    lineage::kept(&partition.begins, parent)
+                } else {
+                    Offset::MAX
+                };
+                let start = end.min(partition.leader_keeps);
+                let begin = EpochBegin {
+                    epoch: partition.epoch,
+                    start,
+                    parent,
+                };
+                lineage::note(&mut partition.begins, begin);
                 if elected.grade == Grade::Unclean {
                     partition.in_sync = BTreeSet::from([leader.broker]);
                     partition.suspects.remove(&leader.broker);

@@ -51,6 +51,8 @@ pub struct PartitionView {
     pub offset_floor: Offset,
     /// The last epoch whose election may have lost committed entries.
     pub lossy_epoch: LeaderEpoch,
+    /// How much of its log the leader of this epoch keeps when it takes the lead.
+    pub leader_keeps: Offset,
     /// All replicas, this one included.
     pub replicas: BTreeMap<BrokerId, ReplicaView>,
 }
@@ -320,6 +322,8 @@ pub struct HandoverProposal {
     pub version: PartitionVersion,
     /// The successor, in the life that holds the whole log.
     pub to: BrokerLife,
+    /// The end of that log.
+    pub log_end: Offset,
 }
 
 /// A broken promise.

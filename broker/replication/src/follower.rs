@@ -177,7 +177,7 @@ impl Replica {
         Fit::Held
     }
 
-    fn truncate(&mut self, to: Offset, epoch: LeaderEpoch, out: &mut Vec<Effect>) {
+    pub(crate) fn truncate(&mut self, to: Offset, epoch: LeaderEpoch, out: &mut Vec<Effect>) {
         out.push(Effect::Truncate { to, epoch });
         if self.flushing {
             self.flush_ceiling = Some(self.flush_ceiling.map_or(to, |ceiling| ceiling.min(to)));

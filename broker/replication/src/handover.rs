@@ -47,6 +47,7 @@ impl Replica {
         let successor = self.ready_successor();
         let paused_for_good = self.rules.hold(Rule::PausedUntilTheOutcome);
         let version = self.view.version;
+        let log_end = self.log.end;
         let retry_ms = self.config.change_retry_ms;
         let Role::Leader(leader) = &mut self.role else {
             return;
@@ -71,6 +72,7 @@ impl Replica {
                     epoch: leader.epoch,
                     version,
                     to,
+                    log_end,
                 };
                 handover.proposed = Some((proposal, now));
                 out.push(Effect::ProposeHandover(proposal));

@@ -61,6 +61,7 @@ impl Replica {
     /// Takes up the lead: the first entry of a reign is its epoch-start entry.
     pub(crate) fn take_the_lead(&mut self, now: Tick, out: &mut Vec<Effect>) {
         let epoch = self.view.epoch;
+        self.cut_superseded(out);
         let taken_at = self.log.end;
         let base = if self.rules.hold(Rule::LossyElectionsStartAtTheLimit) {
             taken_at.max(self.view.offset_floor)
@@ -102,6 +103,15 @@ impl Replica {
         });
         out.push(Effect::AppendEpochStart { base, epoch });
         self.lead_on(now, out);
+    }
+
+    /// After a lossy election: what lies beyond the point where later leaders went another way has
+    /// offsets that they gave to other entries. Those are lost, and their offsets with them.
+    fn cut_superseded(&mut self, out: &mut Vec<Effect>) {
+        let kept = self.view.leader_keeps.max(self.log.start);
+        if kept < self.log.end && self.rules.hold(Rule::SupersededTailsAreCut) {
+            self.truncate(kept, self.view.epoch, out);
+        }
     }
 
     /// Does what the present state calls for: flush, commit, answer, push, keep the set. Called

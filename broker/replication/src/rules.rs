@@ -33,6 +33,8 @@ pub enum Rule {
     /// After an election that may have lost entries, the first offset is the limit that no leader
     /// of before went beyond.
     LossyElectionsStartAtTheLimit,
+    /// A leader that may lack what later leaders had committed cuts what those superseded.
+    SupersededTailsAreCut,
     /// A leader that hands over takes no appends until it knows the outcome.
     PausedUntilTheOutcome,
     /// A repeated batch is answered with its first offset, across failovers.

@@ -415,6 +415,7 @@ impl Keeper {
                     epoch: proposal.epoch,
                     version: proposal.version,
                     to: proposal.to,
+                    log_end: proposal.log_end,
                 }),
                 Report::Suspect(partition) => suspects.push(partition),
                 Report::ConnectionRefused(broker, epoch) => {

@@ -320,6 +320,7 @@ pub fn view_of(
         offset_limit: record.offset_limit,
         offset_floor: record.offset_floor,
         lossy_epoch: record.lossy_epoch,
+        leader_keeps: record.leader_keeps,
         replicas: record.replicas.iter().map(replica).collect(),
     }
 }

@@ -1,5 +1,6 @@
 //! Elections that may lose entries, suspects, offset limits, planned handovers, k changed live.
 
+use baton_controller::core::{Input, SessionId};
 use baton_controller::session::{FromController, ToController};
 use baton_controller::state::{Handover, OFFSET_QUANTUM, OffsetGrant, SetChangeResult};
 use baton_protocol::admin::{AdminRequest, AdminResponse, ElectionStatus};
@@ -221,6 +222,47 @@ fn offsets_are_granted_to_the_leader_of_the_epoch_and_never_taken_back() {
 }
 
 #[test]
+fn a_lossy_leader_keeps_what_no_later_leader_superseded() {
+    let mut stage = Stage::new(1);
+    stage.kill_leader();
+    stage.answer(2, 2, 1, 10);
+    stage.answer(3, 2, 1, 12);
+    assert_eq!(stage.partition().leader, Some(stage.life(3)));
+    // 1, with more of epoch 1 than 3 began with, is all that comes back.
+    stage.silent.extend([2, 3]);
+    stage.pass(1_300);
+    stage.silent.remove(&1);
+    stage.register(1, 1, 1);
+    stage.answer(1, 3, 1, 20);
+    let epoch = LeaderEpoch(3);
+    let elect = AdminRequest::ElectUnclean {
+        topic: "t".into(),
+        partition: P0,
+        epoch,
+    };
+    stage.say(
+        1,
+        ToController::Admin {
+            id: 1,
+            request: elect,
+            fresh_topic_id: TopicId::default(),
+        },
+    );
+    let partition = stage.partition();
+    assert_eq!(partition.leader, Some(stage.life(1)));
+    assert_eq!(partition.leader_keeps, Offset(12));
+    assert_eq!(partition.begins.last().expect("noted").start, Offset(12));
+    // It ends before it has stored anything of its reign: the next time it is the same.
+    stage.step(Input::Closed(SessionId(1)));
+    stage.register(1, 1, 1);
+    stage.answer(1, 4, 1, 20);
+    let partition = stage.partition();
+    assert_eq!(partition.leader, Some(stage.life(1)));
+    assert_eq!(partition.lossy_epoch, LeaderEpoch(3));
+    assert_eq!(partition.leader_keeps, Offset(12));
+}
+
+#[test]
 fn a_handover_is_compared_and_set_and_a_refusal_shows_in_the_version() {
     let mut stage = Stage::new(1);
     let (first, second) = (stage.life(1), stage.life(2));
@@ -229,6 +271,7 @@ fn a_handover_is_compared_and_set_and_a_refusal_shows_in_the_version() {
         epoch: stage.partition().epoch,
         version: stage.partition().version,
         to,
+        log_end: Offset(7),
     };
     let late = handover(&stage, second);
     let outlived = BrokerLife {

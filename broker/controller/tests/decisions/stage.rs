@@ -223,6 +223,7 @@ impl Stage {
             epoch: self.partition().epoch,
             version: self.partition().version,
             to,
+            log_end: Offset(10),
         };
         let session = u64::from(leader.broker.0);
         self.say(session, ToController::ProposeHandovers(vec![handover]));

@@ -39,6 +39,7 @@ fn follower() -> Replica {
         offset_limit: Offset::MAX,
         offset_floor: Offset::ZERO,
         lossy_epoch: LeaderEpoch::NONE,
+        leader_keeps: Offset::MAX,
         replicas: BTreeMap::from([(BrokerId(1), replica), (BrokerId(2), replica)]),
     };
     let log = LogShape {

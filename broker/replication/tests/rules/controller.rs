@@ -44,6 +44,7 @@ impl Controller {
             offset_limit: Offset(QUANTUM_MIN),
             offset_floor: Offset::ZERO,
             lossy_epoch: LeaderEpoch::NONE,
+            leader_keeps: Offset::MAX,
             replicas: (1..=brokers)
                 .map(|id| (BrokerId(id), replica(id)))
                 .collect(),
@@ -180,12 +181,13 @@ impl Controller {
 
     /// Names a leader that may lack what was committed: alone in the set, above all offsets that
     /// were ever assigned.
-    pub fn grant_lossy(&mut self, winner: BrokerLife) {
+    pub fn grant_lossy(&mut self, winner: BrokerLife, kept: Offset) {
         self.election = None;
         self.change(|view| {
             view.leader = Some(winner);
             view.in_sync = [winner.broker].into();
             view.lossy_epoch = view.epoch;
+            view.leader_keeps = kept;
             view.offset_floor = view.offset_limit;
             view.offset_limit = view.offset_limit.plus(QUANTUM_MIN);
             if let Some(replica) = view.replicas.get_mut(&winner.broker) {

@@ -37,6 +37,7 @@ fn leader() -> Replica {
         offset_limit: Offset::MAX,
         offset_floor: Offset::ZERO,
         lossy_epoch: LeaderEpoch::NONE,
+        leader_keeps: Offset::MAX,
         replicas: BTreeMap::from([(BrokerId(1), replica), (BrokerId(2), replica)]),
     };
     let log = LogShape {

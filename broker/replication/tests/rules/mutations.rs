@@ -32,7 +32,8 @@ fn next(rule: Rule) -> Option<Rule> {
         Rule::GrantBoundToLife => Some(Rule::TimeoutIsNotRejection),
         Rule::TimeoutIsNotRejection => Some(Rule::LeaderAckTellsNoOffset),
         Rule::LeaderAckTellsNoOffset => Some(Rule::LossyElectionsStartAtTheLimit),
-        Rule::LossyElectionsStartAtTheLimit => Some(Rule::PausedUntilTheOutcome),
+        Rule::LossyElectionsStartAtTheLimit => Some(Rule::SupersededTailsAreCut),
+        Rule::SupersededTailsAreCut => Some(Rule::PausedUntilTheOutcome),
         Rule::PausedUntilTheOutcome => Some(Rule::DedupeSurvivesFailover),
         Rule::DedupeSurvivesFailover => None,
     }

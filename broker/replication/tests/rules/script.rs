@@ -6,7 +6,7 @@
 use std::error::Error;
 
 use baton_protocol::client::Acks;
-use baton_protocol::ids::{BrokerId, BrokerLife, PartitionVersion, ProducerId};
+use baton_protocol::ids::{BrokerId, BrokerLife, Offset, PartitionVersion, ProducerId};
 use baton_replication::Config;
 use baton_replication::event::Input;
 use baton_replication::producers::ProducerStamp;
@@ -53,13 +53,16 @@ pub enum Command {
     Decide,
     /// The controller names a leader whatever the answers say, and tells nobody: for what no
     /// election brings about. If `unclean`, what that one does not hold is given up as lost; if
-    /// `recorded`, the metadata says so, as after an election that may lose entries.
+    /// `recorded`, the metadata says so, as after an election that may lose entries, and how much of
+    /// its log it keeps.
     Appoint {
         broker: u32,
         #[arg(key, optional)]
         unclean: bool,
         #[arg(key, optional)]
         recorded: bool,
+        #[arg(key)]
+        kept: Option<u64>,
     },
     /// These learn all that the controller has committed.
     Learn(Vec<u32>),
@@ -247,6 +250,7 @@ impl Cluster {
                 broker,
                 unclean,
                 recorded,
+                kept,
             } => {
                 let epoch = self.controller.life(*broker).ok_or("no such broker")?;
                 if *unclean {
@@ -255,7 +259,9 @@ impl Cluster {
                 let broker = BrokerId(*broker);
                 let winner = BrokerLife { broker, epoch };
                 match recorded {
-                    true => self.controller.grant_lossy(winner),
+                    true => self
+                        .controller
+                        .grant_lossy(winner, kept.map_or(Offset::MAX, Offset)),
                     false => self.controller.grant(winner),
                 }
             }

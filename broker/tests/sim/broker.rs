@@ -1,0 +1,486 @@
+//! One broker: what its process knows, and how it carries the real driver.
+//!
+//! It does what the actors do around a driver: opens logs that the metadata places here, tells every
+//! replica what concerns it, hands on what comes out. No decision about replication is taken here.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use baton::actors::router::view_of;
+use baton::driver::{BrokenReason, Driver, Output};
+use baton_controller::core::SessionId;
+use baton_controller::session::{FenceAnswer, FromController, ToController};
+use baton_controller::state::{ClusterState, Handover, OffsetGrant, SetChange};
+use baton_protocol::ids::{BrokerEpoch, BrokerId, BrokerLife, Tick, TopicId, TopicPartition};
+use baton_protocol::peer::ReplicaMessage;
+use baton_replication::event::{Breach, PartitionView, RequestId};
+use baton_replication::{Input, Replica};
+use bytes::Bytes;
+
+use crate::cluster::World;
+use crate::disk::{Disk, News};
+use crate::log_file::LogFile;
+use crate::observation::Observation;
+use crate::schedule::{Attempt, BrokerEvent, Event, Run};
+use crate::switches::HostRule;
+
+/// A broker, whether it runs or not.
+#[derive(Default)]
+pub struct Broker {
+    pub disk: Disk,
+    pub run: Run,
+    pub process: Option<Process>,
+    pub frozen_until: Tick,
+    pub disk_hangs_until: Tick,
+    pub disk_slow_until: Tick,
+    /// Its disk lost what was durable, and the metadata does not show that yet.
+    pub lost: bool,
+    /// Its machine lost what was not durable, and the metadata does not show that yet.
+    pub lost_unflushed: bool,
+    /// What its last process knew of the cluster.
+    pub last_state: Option<ClusterState>,
+}
+
+/// A running process.
+#[derive(Default)]
+pub struct Process {
+    pub session: Option<SessionId>,
+    pub heard_at: Tick,
+    pub life: Option<BrokerEpoch>,
+    pub state: Option<ClusterState>,
+    pub replicas: BTreeMap<TopicPartition, Hosted>,
+    /// Connections that stand, each to a process of the other broker.
+    pub links: BTreeMap<BrokerId, Run>,
+    pub requests: BTreeMap<RequestId, (TopicPartition, Attempt)>,
+    pub next_request: u64,
+    /// Replicas that earlier lives had: those that the metadata showed first.
+    pub inherited: Option<BTreeSet<TopicPartition>>,
+}
+
+/// A replica that the metadata places here.
+pub enum Hosted {
+    Opening,
+    Running(Box<Running>),
+}
+
+pub struct Running {
+    pub driver: Driver,
+    view: PartitionView,
+}
+
+impl Broker {
+    /// Whether its disk lost something, or may be about to, that the metadata does not show.
+    pub fn is_unreliable(&self) -> bool {
+        let disk = self.disk.lock();
+        self.lost || disk.flush_fails || disk.failed
+    }
+
+    pub fn driver(&self, partition: &TopicPartition) -> Option<&Driver> {
+        match self.process.as_ref()?.replicas.get(partition)? {
+            Hosted::Running(running) => Some(&running.driver),
+            Hosted::Opening => None,
+        }
+    }
+}
+
+impl World {
+    pub fn on_broker_event(&mut self, id: BrokerId, event: BrokerEvent) {
+        match event {
+            BrokerEvent::Tick => self.on_broker_tick(id),
+            BrokerEvent::Peer {
+                from,
+                partition,
+                message,
+                payload,
+            } => {
+                if self.process(id).life.is_some() {
+                    self.trace.add(from.0.into());
+                    self.drive(id, partition, |driver, now, out| {
+                        driver.receive(now, message, &payload, out);
+                    });
+                }
+            }
+            BrokerEvent::Opened(partition) => self.on_opened(id, partition),
+            BrokerEvent::Flushed(partition, work) => {
+                self.drive(id, partition, |driver, now, out| {
+                    driver.flushed(now, work(), out);
+                });
+            }
+            BrokerEvent::Word(session, message) => {
+                // What an earlier connection carried is gone with it.
+                if self.process(id).session == Some(session) {
+                    self.on_word(id, message);
+                }
+            }
+            BrokerEvent::SessionEnded(session) => {
+                let process = self.process(id);
+                if process.session == Some(session) {
+                    process.session = None;
+                }
+            }
+            BrokerEvent::Produce(partition, attempt) => self.on_produce(id, partition, attempt),
+        }
+    }
+
+    /// The process of a broker that runs.
+    pub fn process(&mut self, id: BrokerId) -> &mut Process {
+        let broker = self.brokers.get_mut(&id).expect("a broker");
+        broker.process.as_mut().expect("it runs")
+    }
+
+    // ---- metadata ---------------------------------------------------------------------------
+
+    fn on_word(&mut self, id: BrokerId, message: FromController) {
+        let now = self.schedule.now();
+        let process = self.process(id);
+        process.heard_at = now;
+        match message {
+            FromController::Registered { epoch } => {
+                process.life = Some(epoch);
+                let mut disk = self.brokers[&id].disk.lock();
+                disk.shown_life = Some(epoch);
+                disk.unclean_restart = false;
+                drop(disk);
+                self.follow(id);
+            }
+            FromController::HandOver(partition, epoch, to) => {
+                let leading = self.brokers[&id].driver(&partition);
+                if leading.and_then(|driver| driver.replica().leading()) == Some(epoch) {
+                    self.stats.count("handovers begun");
+                    let timeout_ms = 1_000;
+                    self.input(id, partition, Input::HandOver { to, timeout_ms });
+                }
+            }
+            FromController::Snapshot(state) => {
+                if process
+                    .state
+                    .as_ref()
+                    .is_none_or(|own| own.index <= state.index)
+                {
+                    process.state = Some(state);
+                    self.follow(id);
+                }
+            }
+            FromController::Commands(commands) => {
+                if let Some(state) = &mut process.state {
+                    for (index, command) in commands {
+                        if index > state.index {
+                            state.apply(index, &command);
+                        }
+                    }
+                    self.follow(id);
+                }
+            }
+            FromController::Fence(fences) => {
+                for (partition, epoch) in fences {
+                    self.input(id, partition, Input::Fence(epoch));
+                }
+            }
+            FromController::SetChangesRefused(refused) => {
+                for (partition, version) in refused {
+                    self.input(id, partition, Input::SetChangeRefused { version });
+                }
+            }
+            FromController::Obsolete => {
+                // Two processes of one broker: the older one ends.
+                self.stop(id);
+                self.schedule.after(100, Event::Start(id));
+            }
+            FromController::NotController { .. } => process.session = None,
+            FromController::Welcome { .. }
+            | FromController::HeartbeatAck
+            | FromController::AdminResult { .. } => {}
+        }
+    }
+
+    /// As the router does: every replica is told every view that differs from the last.
+    pub fn follow(&mut self, id: BrokerId) {
+        let broker = self.brokers.get_mut(&id).expect("a broker");
+        let process = broker.process.as_mut().expect("it runs");
+        let Some(state) = process.state.take() else {
+            return;
+        };
+        if process.life.is_none() {
+            process.state = Some(state);
+            return;
+        }
+        let mut views = BTreeMap::new();
+        for (partition, record) in state.partitions() {
+            if record.replicas.contains(&id) {
+                let topic = &state.topics[&partition.topic];
+                views.insert(partition, view_of(&state, topic, record));
+            }
+        }
+        if process.inherited.is_none() {
+            let logs = &mut broker.disk.lock().logs;
+            if !self.rules.hold(HostRule::TopicIds) {
+                find_by_name(logs, &views, &self.topics.names);
+            }
+            logs.retain(|partition, _| state.topics.contains_key(&partition.topic));
+            process.inherited = Some(views.keys().copied().collect());
+        }
+        process.state = Some(state);
+        let gone: Vec<TopicPartition> = process.replicas.keys().copied().collect();
+        for partition in gone.into_iter().filter(|known| !views.contains_key(known)) {
+            process.replicas.remove(&partition);
+            process.requests.retain(|_, (of, _)| *of != partition);
+            broker.disk.lock().logs.remove(&partition);
+        }
+        for (partition, view) in views {
+            self.follow_partition(id, partition, view);
+        }
+    }
+
+    fn follow_partition(&mut self, id: BrokerId, partition: TopicPartition, view: PartitionView) {
+        // What one replica was told can end the process.
+        let broker = self.brokers.get_mut(&id).expect("a broker");
+        let Some(process) = &mut broker.process else {
+            return;
+        };
+        match process.replicas.get_mut(&partition) {
+            Some(Hosted::Running(running)) => {
+                if running.view != view {
+                    running.view = view.clone();
+                    self.input(id, partition, Input::Metadata(view));
+                }
+            }
+            Some(Hosted::Opening) => {}
+            None => {
+                process.replicas.insert(partition, Hosted::Opening);
+                let delay = self.random.between(1, 60);
+                self.later(id, delay, BrokerEvent::Opened(partition));
+            }
+        }
+    }
+
+    fn on_opened(&mut self, id: BrokerId, partition: TopicPartition) {
+        let rules = self.rules;
+        let broker = self.brokers.get_mut(&id).expect("a broker");
+        let process = broker.process.as_mut().expect("it runs");
+        let (Some(state), Some(epoch)) = (&process.state, process.life) else {
+            return;
+        };
+        let Some(record) = state.partition(&partition) else {
+            return;
+        };
+        let inherited = process.inherited.as_ref();
+        let expected = inherited.is_some_and(|inherited| inherited.contains(&partition));
+        let (log, shape) = broker.disk.open(partition, expected, rules);
+        if shape.lossy {
+            self.stats.count("damaged or missing logs found");
+        }
+        let me = BrokerLife { broker: id, epoch };
+        let config = baton_replication::Config::default();
+        let links: Vec<BrokerId> = process.links.keys().copied().collect();
+        let topic = &state.topics[&partition.topic];
+        let view = view_of(state, topic, record);
+        let replica = Replica::new(me, config, rules.replica, shape, view.clone(), links);
+        let driver = Driver::new(replica, Box::new(log));
+        let told = view.clone();
+        let running = Hosted::Running(Box::new(Running { driver, view }));
+        process.replicas.insert(partition, running);
+        let mut replicas = process.replicas.values();
+        if !replicas.any(|replica| matches!(replica, Hosted::Opening)) {
+            // The metadata knows of the failure, and no log was left as it made it.
+            broker.disk.lock().failed = false;
+        }
+        self.observed.push(Observation::Opened(id, partition));
+        self.input(id, partition, Input::Metadata(told));
+    }
+
+    // ---- replicas ---------------------------------------------------------------------------
+
+    /// Schedules something that happens in the present process of a broker.
+    pub fn later(&mut self, id: BrokerId, delay_ms: u64, event: BrokerEvent) {
+        let run = self.brokers[&id].run;
+        self.schedule.after(delay_ms, Event::Broker(id, run, event));
+    }
+
+    pub fn input(&mut self, id: BrokerId, partition: TopicPartition, input: Input) {
+        self.drive(id, partition, |driver, now, out| {
+            driver.input(now, input, out)
+        });
+    }
+
+    /// Hands something to a replica's driver and carries out what comes of it.
+    pub fn drive(
+        &mut self,
+        id: BrokerId,
+        partition: TopicPartition,
+        act: impl FnOnce(&mut Driver, Tick, &mut Vec<Output>),
+    ) {
+        let now = self.schedule.now();
+        let broker = self.brokers.get_mut(&id).expect("a broker");
+        let Some(process) = broker.process.as_mut() else {
+            return;
+        };
+        let Some(Hosted::Running(running)) = process.replicas.get_mut(&partition) else {
+            return;
+        };
+        let mut outputs = std::mem::take(&mut self.outputs);
+        act(&mut running.driver, now, &mut outputs);
+        self.observed.push(Observation::Stepped(id, partition));
+        for news in broker.disk.lock().news.drain(..) {
+            if matches!(news, News::Truncated { .. }) {
+                self.stats.count("truncations");
+            }
+            self.observed.push(Observation::Disk(id, news));
+        }
+        let run = broker.run;
+        for output in outputs.drain(..) {
+            if self.brokers[&id].run == run {
+                self.dispatch(id, partition, output);
+            }
+        }
+        self.outputs = outputs;
+    }
+
+    fn dispatch(&mut self, id: BrokerId, partition: TopicPartition, output: Output) {
+        match output {
+            Output::Send {
+                to,
+                message,
+                payload,
+            } => self.send(id, to, partition, &message, &payload),
+            Output::Reply { request, result } => self.on_reply(id, partition, request, result),
+            Output::Flush(work) => {
+                let now = self.schedule.now();
+                let delay = if self.brokers[&id].disk_slow_until > now {
+                    self.random.between(100, 700)
+                } else {
+                    self.random.between(1, 15)
+                };
+                self.later(id, delay, BrokerEvent::Flushed(partition, work));
+            }
+            Output::HighWatermark(to) => {
+                let replica = self.brokers[&id].driver(&partition).map(Driver::replica);
+                let leading = replica.and_then(|replica| Some((replica, replica.leading()?)));
+                if let Some((leader, epoch)) = leading
+                    && self.is_promised_in(&partition, epoch)
+                {
+                    self.oracle.commit(partition, to, leader.log());
+                }
+                self.observed
+                    .push(Observation::HighWatermark(id, partition, to));
+            }
+            Output::FenceAnswer(answer) => {
+                let answer = FenceAnswer {
+                    partition,
+                    epoch: answer.epoch,
+                    last_epoch: answer.last_epoch,
+                    durable_end: answer.durable_end,
+                    log_start: answer.log_start,
+                    life: answer.life,
+                    suspect: answer.suspect,
+                };
+                self.tell(|| format!("{answer:?}"));
+                self.observed.push(Observation::FenceAnswered(answer));
+                self.tell_controller(id, ToController::FenceAnswers(vec![answer]));
+            }
+            Output::ProposeInSync(proposal) => {
+                let change = SetChange {
+                    partition,
+                    epoch: proposal.epoch,
+                    version: proposal.version,
+                    new_set: proposal.new_set,
+                    verified: proposal.verified,
+                    sync_followers_elect: proposal.sync_followers_elect,
+                };
+                self.tell_controller(id, ToController::ProposeInSync(vec![change]));
+            }
+            Output::AskOffsets { epoch, limit } => {
+                let grant = OffsetGrant {
+                    partition,
+                    epoch,
+                    limit,
+                };
+                self.tell_controller(id, ToController::AskOffsets(vec![grant]));
+            }
+            Output::ProposeHandover(proposal) => {
+                self.stats.count("handovers proposed");
+                let handover = Handover {
+                    partition,
+                    epoch: proposal.epoch,
+                    version: proposal.version,
+                    to: proposal.to,
+                };
+                self.tell_controller(id, ToController::ProposeHandovers(vec![handover]));
+            }
+            Output::RoleChanged { leading } => {
+                if let Some(epoch) = leading {
+                    self.tell(|| format!("broker {id} leads {partition} in epoch {epoch}"));
+                    self.stats.count("reigns");
+                    self.observed.push(Observation::Leads(id, partition, epoch));
+                }
+            }
+            Output::Truncated { .. } => {}
+            Output::Broken(reason) => self.on_broken(id, partition, &reason),
+            Output::BadPeer { why } => panic!("broker {id}, {partition}: {why}"),
+        }
+    }
+
+    /// A disk that failed is no matter of one replica: the broker ends, and says so when it is back.
+    /// One that is full only ends it.
+    fn on_broken(&mut self, id: BrokerId, partition: TopicPartition, reason: &BrokenReason) {
+        match reason {
+            BrokenReason::Storage(error) if error.is_full() => {
+                self.stats.count("brokers ended for want of room");
+                self.stop(id);
+                let back = self.random.between(200, 1_500);
+                self.schedule.after(back, Event::Start(id));
+            }
+            BrokenReason::Storage(_) | BrokenReason::Breach(Breach::FlushFailed) => {
+                self.stats.count("brokers ended by their disk");
+                self.brokers[&id].disk.lock().failed = true;
+                self.lose(id);
+                self.stop(id);
+                let back = self.random.between(200, 1_500);
+                self.schedule.after(back, Event::Start(id));
+            }
+            BrokenReason::Breach(breach @ Breach::TruncateBelowWatermark { .. }) => {
+                panic!("broker {id}, {partition}: {breach:?}")
+            }
+        }
+    }
+
+    fn send(
+        &mut self,
+        from: BrokerId,
+        to: BrokerId,
+        partition: TopicPartition,
+        message: &ReplicaMessage,
+        payload: &Bytes,
+    ) {
+        let Some(run) = self.process(from).links.get(&to).copied() else {
+            return;
+        };
+        let (copies, delays) = self.network.copies(&mut self.random, from, to);
+        for delay in &delays[..copies as usize] {
+            let event = BrokerEvent::Peer {
+                from,
+                partition,
+                message: message.clone(),
+                payload: payload.clone(),
+            };
+            self.schedule.after(*delay, Event::Broker(to, run, event));
+        }
+    }
+}
+
+/// What a broker would do that knew partitions by the names of their topics: takes the log of a topic
+/// that was deleted for that of a later one of the same name.
+fn find_by_name(
+    logs: &mut BTreeMap<TopicPartition, LogFile>,
+    wanted: &BTreeMap<TopicPartition, PartitionView>,
+    names: &BTreeMap<TopicId, String>,
+) {
+    for partition in wanted.keys() {
+        let same = |known: &TopicPartition| {
+            known.partition == partition.partition
+                && names.get(&known.topic) == names.get(&partition.topic)
+        };
+        let found = logs.keys().copied().find(same);
+        if let Some(log) = found.and_then(|found| logs.remove(&found)) {
+            logs.insert(*partition, log);
+        }
+    }
+}

@@ -1,0 +1,406 @@
+//! Where the controller's core lives: its sessions, what it has committed, how it moves.
+//!
+//! The group that replicates its commands is a queue: what was proposed is committed in that order,
+//! sometimes late, sometimes after its proposer was told that it failed, sometimes never. With a
+//! move of the controller a part of what is under way is committed and the rest is lost, before the
+//! next one begins.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use baton_controller::core::{Config, ControllerCore, Effect, Input, SessionId, Token};
+use baton_controller::session::{FromController, ToController};
+use baton_controller::rules::Rules;
+use baton_controller::state::{ClusterState, Command, Elected, Grade};
+use baton_protocol::ids::{BrokerId, ClusterId, MetadataIndex, Offset, Tick};
+use baton_protocol::metadata::PartitionRecord;
+use uuid::Uuid;
+
+use crate::cluster::World;
+use crate::log_file::LogFile;
+use crate::observation::Observation;
+use crate::schedule::{BrokerEvent, ControllerEvent, Event, Reign, Run};
+
+/// Between two ticks of the core, in milliseconds.
+const TICK_MS: u64 = 50;
+
+/// A connection of a broker's process to the controller: ordered, until it breaks.
+struct Session {
+    broker: BrokerId,
+    run: Run,
+    /// When the last message in each direction arrives: the next one does not overtake it.
+    up_at: Tick,
+    down_at: Tick,
+    broken: bool,
+}
+
+struct Proposed {
+    token: Token,
+    command: Command,
+    told_failed: bool,
+}
+
+/// The controller, or the time between two.
+pub struct Controller {
+    core: Option<ControllerCore>,
+    reign: Reign,
+    pub committed: ClusterState,
+    sessions: BTreeMap<SessionId, Session>,
+    next_session: u64,
+    proposed: VecDeque<Proposed>,
+    commit_at: Tick,
+    pub stalled_until: Tick,
+    pub slow_until: Tick,
+    pub outcomes_lost_until: Tick,
+}
+
+impl Controller {
+    pub fn new(rules: Rules) -> Controller {
+        let mut committed = ClusterState {
+            rules,
+            ..ClusterState::default()
+        };
+        let cluster_id = ClusterId(Uuid::from_u128(1));
+        committed.apply(MetadataIndex(1), &Command::FormCluster { cluster_id });
+        Controller {
+            core: None,
+            reign: Reign(0),
+            committed,
+            sessions: BTreeMap::new(),
+            next_session: 0,
+            proposed: VecDeque::new(),
+            commit_at: Tick(0),
+            stalled_until: Tick(0),
+            slow_until: Tick(0),
+            outcomes_lost_until: Tick(0),
+        }
+    }
+
+    pub fn reign(&self) -> Reign {
+        self.reign
+    }
+
+    pub fn is_in_office(&self) -> bool {
+        self.core.is_some()
+    }
+}
+
+impl World {
+    pub fn on_controller_event(&mut self, event: ControllerEvent) {
+        match event {
+            ControllerEvent::Begins => {
+                let term = self.controller.reign.0;
+                let committed = self.controller.committed.clone();
+                let now = self.schedule.now();
+                let config = Config::default();
+                let core = ControllerCore::new(BrokerId(0), term, config, committed, now);
+                self.controller.core = Some(core);
+                self.control_after(0, ControllerEvent::Tick);
+            }
+            ControllerEvent::Tick => {
+                self.control_after(TICK_MS, ControllerEvent::Tick);
+                self.control(Input::Tick);
+            }
+            ControllerEvent::Message(session, message) => {
+                if self.controller.sessions.contains_key(&session) {
+                    self.control(Input::Message(session, message));
+                }
+            }
+            ControllerEvent::Closed(session) => {
+                if self.controller.sessions.remove(&session).is_some() {
+                    self.control(Input::Closed(session));
+                }
+            }
+            ControllerEvent::Commit => {
+                if let Some(proposed) = self.controller.proposed.pop_front() {
+                    self.commit(proposed);
+                }
+            }
+            ControllerEvent::Failed(token) => self.control(Input::ProposalFailed(token)),
+        }
+    }
+
+    pub fn control_after(&mut self, ms: u64, event: ControllerEvent) {
+        let reign = self.controller.reign;
+        self.schedule.after(ms, Event::Controller(reign, event));
+    }
+
+    fn control(&mut self, input: Input) {
+        let now = self.schedule.now();
+        let Some(core) = &mut self.controller.core else {
+            return;
+        };
+        let mut effects = Vec::new();
+        core.step(now, input, &mut effects);
+        for effect in effects {
+            match effect {
+                Effect::Propose(token, command) => self.propose(token, command),
+                Effect::Send(session, message) => self.tell_broker(session, message),
+                Effect::Close(id) => self.end_session(id),
+            }
+        }
+    }
+
+    // ---- commands ---------------------------------------------------------------------------
+
+    fn propose(&mut self, token: Token, command: Command) {
+        let now = self.schedule.now();
+        let mut delay = self.random.between(2, 6);
+        if self.controller.slow_until > now {
+            delay = self.random.between(100, 900);
+        }
+        let lost = self.controller.outcomes_lost_until > now && self.random.chance(500);
+        if lost {
+            self.stats.count("outcomes lost");
+            self.tell(|| format!("the outcome is lost of {command:?}"));
+            self.control_after(delay, ControllerEvent::Failed(token));
+            if self.random.chance(400) {
+                return;
+            }
+            delay += self.random.between(100, 2_500);
+        }
+        let at = self.controller.commit_at.max(now.after_ms(delay));
+        self.controller.commit_at = at;
+        self.controller.proposed.push_back(Proposed {
+            token,
+            command,
+            told_failed: lost,
+        });
+        let reign = self.controller.reign;
+        self.schedule
+            .at(at, Event::Controller(reign, ControllerEvent::Commit));
+    }
+
+    fn commit(&mut self, proposed: Proposed) {
+        let Proposed {
+            token,
+            command,
+            told_failed,
+        } = proposed;
+        let index = MetadataIndex(self.controller.committed.index.0 + 1);
+        let outcome = self.controller.committed.apply(index, &command);
+        self.tell(|| format!("{index}: {command:?}: {outcome:?}"));
+        self.note_committed(&command);
+        self.control(Input::Applied(index, command));
+        if !told_failed {
+            self.control(Input::Outcome(token, outcome));
+        }
+    }
+
+    fn note_committed(&mut self, command: &Command) {
+        match command {
+            Command::RegisterBroker {
+                id,
+                directory,
+                log_lost,
+                shown_life,
+                unclean_restart,
+                ..
+            } => {
+                // From here on the metadata says what is suspect; unless this is a late copy of a
+                // registration from before the loss.
+                let broker = self.brokers.get_mut(id).expect("a broker");
+                let disk = broker.disk.lock();
+                let of_this_disk = disk.directory == *directory && disk.shown_life == *shown_life;
+                broker.lost &= !of_this_disk || (disk.failed && !log_lost);
+                broker.lost_unflushed &= !of_this_disk || !unclean_restart;
+            }
+            Command::ReportSuspect { life, partitions } => {
+                let current = self.controller.committed.is_current(*life);
+                let broker = self.brokers.get_mut(&life.broker).expect("a broker");
+                for partition in partitions.iter().filter(|_| current) {
+                    broker.disk.lock().lost_logs.remove(partition);
+                }
+                self.stats.count("suspects reported");
+            }
+            Command::ElectLeaders(elected) => {
+                for elected in elected {
+                    self.note_elected(elected);
+                }
+            }
+            Command::HandOver { leader, handovers } => {
+                for handover in handovers {
+                    let record = self.controller.committed.partition(&handover.partition);
+                    let done = record.is_some_and(|record| {
+                        record.leader == Some(handover.to) && record.leader != Some(*leader)
+                    });
+                    self.stats.add("handovers", u64::from(done));
+                }
+            }
+            Command::SetSyncFollowers { .. } => self.stats.count("sync followers set"),
+            Command::GrantOffsets { .. } => self.stats.count("offset limits raised"),
+            Command::ChangeInSync { changes, .. } => {
+                for _ in changes {
+                    self.stats.count("set changes asked for");
+                }
+            }
+            Command::CreateTopic { .. } => self.stats.count("topics created"),
+            Command::FormCluster { .. }
+            | Command::SetFenced { .. }
+            | Command::DeleteTopic { .. }
+            | Command::BeginElections(_)
+            | Command::AllocateProducerIds { .. } => {}
+        }
+        self.observed.push(Observation::MetadataChanged);
+    }
+
+    /// An election that may lose entries gives up what its winner does not hold: the oracle with it.
+    fn note_elected(&mut self, elected: &Elected) {
+        self.stats.count("elections");
+        let partition = elected.partition;
+        let took_effect = |record: &&PartitionRecord| {
+            record.epoch == elected.epoch && record.leader == Some(elected.leader)
+        };
+        let record = self.controller.committed.partition(&partition);
+        let Some(record) = record.filter(took_effect) else {
+            return;
+        };
+        match elected.grade {
+            Grade::Clean => return,
+            Grade::Asynchronous => self.stats.count("elections that may lose: asynchronous"),
+            Grade::Unclean => self.stats.count("elections that may lose: unclean"),
+        }
+        let floor = record.offset_floor;
+        let at_intervals = self.flushes_at_intervals(&partition);
+        let disk = self.brokers[&elected.leader.broker].disk.lock();
+        let held = |file: &LogFile| {
+            let (_, end) = if at_intervals {
+                file.position()
+            } else {
+                file.durable_position()
+            };
+            let committed = self.oracle.committed(&partition);
+            committed.map_or(Offset::ZERO, |committed| {
+                let entries = file.entries().iter().take_while(|entry| {
+                    entry.end <= end && committed.covers(entry.base, entry.epoch)
+                });
+                entries.last().map_or(Offset::ZERO, |entry| entry.end)
+            })
+        };
+        let kept = disk.logs.get(&partition).map_or(Offset::ZERO, held);
+        drop(disk);
+        let lost = self.oracle.give_up(partition, kept, floor);
+        self.tell(|| format!("{partition}: given up from {kept} on"));
+        self.stats.add("acknowledged batches given up", lost);
+    }
+
+    /// Another controller takes over after a while, with all that is committed by then.
+    pub fn move_controller(&mut self, gap_ms: u64) {
+        let under_way = self.controller.proposed.len() as u64;
+        let survive = self.random.between(0, under_way);
+        let controller = &mut self.controller;
+        controller.core = None;
+        controller.reign = Reign(controller.reign.0 + 1);
+        let proposed = std::mem::take(&mut controller.proposed);
+        for proposed in proposed.into_iter().take(survive as usize) {
+            self.commit(proposed);
+        }
+        for (id, session) in std::mem::take(&mut self.controller.sessions) {
+            // Or it is noticed by the silence only.
+            if self.random.chance(500) {
+                let event = BrokerEvent::SessionEnded(id);
+                let event = Event::Broker(session.broker, session.run, event);
+                self.schedule.after(1, event);
+            }
+        }
+        self.controller.commit_at = self.schedule.now().after_ms(gap_ms);
+        self.control_after(gap_ms, ControllerEvent::Begins);
+    }
+
+    // ---- sessions ---------------------------------------------------------------------------
+
+    pub fn new_session(&mut self, broker: BrokerId) -> Option<SessionId> {
+        if !self.controller.is_in_office() || !self.network.reaches_controller(broker) {
+            return None;
+        }
+        let id = SessionId(self.controller.next_session);
+        self.controller.next_session += 1;
+        let now = self.schedule.now();
+        let session = Session {
+            broker,
+            run: self.brokers[&broker].run,
+            up_at: now,
+            down_at: now,
+            broken: false,
+        };
+        self.controller.sessions.insert(id, session);
+        Some(id)
+    }
+
+    /// The broker's end is closed; the controller learns it sooner or later.
+    pub fn close_session(&mut self, id: SessionId, within_ms: u64) {
+        let delay = self.random.between(1, within_ms);
+        let now = self.schedule.now();
+        if let Some(session) = self.controller.sessions.get_mut(&id) {
+            session.broken = true;
+            let at = session.up_at.max(now.after_ms(delay));
+            let event = Event::Controller(self.controller.reign, ControllerEvent::Closed(id));
+            self.schedule.at(at, event);
+        }
+    }
+
+    /// The controller closes the connection; what it sent before arrives first.
+    fn end_session(&mut self, id: SessionId) {
+        let now = self.schedule.now();
+        if let Some(session) = self.controller.sessions.get_mut(&id) {
+            session.broken = true;
+            let at = session.down_at.max(now.after_ms(1));
+            let (broker, run) = (session.broker, session.run);
+            let ended = Event::Broker(broker, run, BrokerEvent::SessionEnded(id));
+            self.schedule.at(at, ended);
+            self.control_after(1, ControllerEvent::Closed(id));
+        }
+    }
+
+    pub fn tell_controller(&mut self, broker: BrokerId, message: ToController) {
+        let Some(process) = &self.brokers[&broker].process else {
+            return;
+        };
+        let Some(id) = process.session else {
+            return;
+        };
+        let reaches = self.network.reaches_controller(broker);
+        let delay = self.random.between(1, 4);
+        let now = self.schedule.now();
+        let Some(session) = self.controller.sessions.get_mut(&id) else {
+            return;
+        };
+        session.broken |= !reaches;
+        if session.broken {
+            return;
+        }
+        session.up_at = session.up_at.max(now.after_ms(delay));
+        let event = ControllerEvent::Message(id, message);
+        let event = Event::Controller(self.controller.reign, event);
+        self.schedule.at(session.up_at, event);
+    }
+
+    fn tell_broker(&mut self, id: SessionId, message: FromController) {
+        if let FromController::Fence(fences) = &message {
+            self.tell(|| format!("fences to {id:?}: {fences:?}"));
+        }
+        let delay = self.random.between(1, 4);
+        let now = self.schedule.now();
+        let Some(session) = self.controller.sessions.get_mut(&id) else {
+            return;
+        };
+        session.broken |= !self.network.reaches_controller(session.broker);
+        if session.broken {
+            return;
+        }
+        session.down_at = session.down_at.max(now.after_ms(delay));
+        let event = BrokerEvent::Word(id, message);
+        let event = Event::Broker(session.broker, session.run, event);
+        self.schedule.at(session.down_at, event);
+    }
+
+    /// Breaks a broker's connection to the controller. It may connect again at once.
+    pub fn break_session(&mut self, broker: BrokerId) {
+        let process = self
+            .brokers
+            .get_mut(&broker)
+            .and_then(|b| b.process.as_mut());
+        if let Some(session) = process.and_then(|process| process.session.take()) {
+            self.close_session(session, 300);
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! What is committed survives the loss of any k members of the in-sync set: so many hold it durably,
+//! and whoever could win an election now is one of them.
+
+use baton_protocol::ids::{BrokerId, LeaderEpoch, Offset, TopicPartition};
+use baton_protocol::metadata::PartitionRecord;
+
+use crate::cluster::World;
+use crate::disk::News;
+use crate::log_file::LogFile;
+use crate::observation::Observation;
+
+pub fn check(world: &World, observation: &Observation) {
+    match observation {
+        Observation::HighWatermark(id, partition, to) => {
+            if world.oracle.committed(partition).map(|log| log.end) == Some(*to) {
+                check_partition(world, *partition);
+                check_commit(world, *id, *partition, *to);
+            }
+        }
+        Observation::Disk(_, News::Truncated { partition, .. } | News::Flushed(partition)) => {
+            check_partition(world, *partition);
+        }
+        Observation::DiskChanged | Observation::MetadataChanged => {
+            for (partition, _) in world.controller.committed.partitions() {
+                check_partition(world, partition);
+            }
+        }
+        Observation::Leads(id, partition, epoch) => check_leader(world, *id, *partition, *epoch),
+        _ => {}
+    }
+}
+
+/// The end of what is committed in a partition, and the epoch of the last entry of that.
+fn committed(world: &World, partition: &TopicPartition) -> Option<(Offset, LeaderEpoch)> {
+    let log = world.oracle.committed(partition)?;
+    let last = log.end.0.checked_sub(1)?;
+    Some((Offset(last), log.epochs.at(Offset(last))))
+}
+
+fn holds(
+    world: &World,
+    id: BrokerId,
+    partition: &TopicPartition,
+    last: (Offset, LeaderEpoch),
+) -> bool {
+    let in_memory = world.flushes_at_intervals(partition);
+    let disk = world.brokers[&id].disk.lock();
+    disk.logs.get(partition).is_some_and(|file| {
+        if in_memory {
+            file.holds(last.0, last.1)
+        } else {
+            file.holds_durably(last.0, last.1)
+        }
+    })
+}
+
+fn check_partition(world: &World, partition: TopicPartition) {
+    let Some(record) = world.controller.committed.partition(&partition) else {
+        return;
+    };
+    let Some(last) = committed(world, &partition) else {
+        return;
+    };
+    let members = record.in_sync.iter().copied();
+    let (lost, reliable): (Vec<BrokerId>, Vec<BrokerId>) =
+        members.partition(|id| world.has_lost(*id, &partition));
+    let holders = reliable
+        .iter()
+        .filter(|id| holds(world, **id, &partition, last));
+    let holders: Vec<BrokerId> = holders.copied().collect();
+    // A set that an election began anew is smaller, until others have caught up.
+    let promised = (record.sync_followers_elect as usize + 1).min(record.in_sync.len());
+    let needed = promised.saturating_sub(lost.len());
+    assert!(
+        holders.len() >= needed,
+        "{partition}: {} is committed in epoch {}, but of {:?} only {holders:?} hold it, and {lost:?} lost what they had",
+        last.0,
+        last.1,
+        record.in_sync
+    );
+    check_elections(world, partition, record, &reliable, &holders);
+}
+
+/// Whoever does not hold everything must be outvoted by those that do: in no set of members that is
+/// large enough for an election is it the best.
+fn check_elections(
+    world: &World,
+    partition: TopicPartition,
+    record: &PartitionRecord,
+    reliable: &[BrokerId],
+    holders: &[BrokerId],
+) {
+    if record.sync_followers_elect == 0 {
+        // An asynchronous election may lose what only others hold.
+        return;
+    }
+    let in_memory = world.flushes_at_intervals(&partition);
+    let enough = record.in_sync.len() - record.sync_followers_elect as usize;
+    let position = |id: &BrokerId| {
+        let disk = world.brokers[id].disk.lock();
+        let file = disk.logs.get(&partition);
+        let held = |file: &LogFile| match in_memory {
+            true => file.position(),
+            false => file.durable_position(),
+        };
+        file.map_or((LeaderEpoch::NONE, Offset::ZERO), held)
+    };
+    for id in reliable.iter().filter(|id| !holders.contains(id)) {
+        let own = position(id);
+        let beaten = reliable.iter().filter(|other| position(other) <= own);
+        assert!(
+            beaten.count() < enough,
+            "{partition}: broker {id} at {own:?} could be elected without what is committed; {holders:?} hold it"
+        );
+    }
+}
+
+/// At the moment of a commit, so many members hold it that the leader does not hold for suspect. A
+/// loss that it cannot know of yet is not held against it.
+fn check_commit(world: &World, id: BrokerId, partition: TopicPartition, to: Offset) {
+    let driver = world.brokers[&id].driver(&partition);
+    let Some(driver) = driver.filter(|driver| driver.replica().leading().is_some()) else {
+        return;
+    };
+    let (Some(record), Some(last)) = (
+        world.controller.committed.partition(&partition),
+        committed(world, &partition),
+    ) else {
+        return;
+    };
+    let view = driver.replica().view();
+    // A leader that was deposed without knowing it knows nothing of the set either: what it commits
+    // was in the answers to the fence.
+    if view.epoch != record.epoch {
+        return;
+    }
+    let mut counted = 0;
+    let mut members = String::new();
+    for member in &record.in_sync {
+        let suspect = view.replicas.get(member).is_none_or(|r| r.suspect);
+        let lost = world.has_lost(*member, &partition);
+        let holds = holds(world, *member, &partition, last);
+        counted += u32::from(!suspect && (lost || holds));
+        members += &format!("; {member}: suspect {suspect}, lost {lost}, holds {holds}");
+    }
+    assert!(
+        counted > view.sync_followers_commit,
+        "{partition}: broker {id} commits {to}, which only {counted} hold that count{members}"
+    );
+}
+
+/// A leader that the metadata names holds everything that was acknowledged.
+fn check_leader(world: &World, id: BrokerId, partition: TopicPartition, epoch: LeaderEpoch) {
+    // One that was frozen may take up an office that has passed. It leads nobody.
+    let record = world.controller.committed.partition(&partition);
+    if record.is_none_or(|record| record.epoch != epoch) {
+        return;
+    }
+    let disk = world.brokers[&id].disk.lock();
+    let entries = disk.logs.get(&partition).map(|file| file.entries());
+    let mut held = entries.unwrap_or_default().iter();
+    for told in world.oracle.acknowledged(&partition) {
+        assert!(
+            held.any(|entry| entry.base == told.base && entry.epoch == told.epoch),
+            "{partition}: broker {id} leads epoch {epoch} without {} of epoch {}, which was acknowledged",
+            told.base,
+            told.epoch
+        );
+    }
+}

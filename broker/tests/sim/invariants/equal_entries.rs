@@ -1,0 +1,29 @@
+//! Entries of equal (epoch, offset) are equal, on all replicas and at all times.
+
+use std::collections::BTreeMap;
+
+use baton_protocol::ids::{LeaderEpoch, Offset, TopicPartition};
+
+use crate::disk::News;
+use crate::observation::Observation;
+
+#[derive(Default)]
+pub struct EqualEntries {
+    seen: BTreeMap<TopicPartition, BTreeMap<(LeaderEpoch, Offset), (Offset, u32)>>,
+}
+
+impl EqualEntries {
+    pub fn check(&mut self, observation: &Observation) {
+        let Observation::Disk(id, News::Appended(partition, stored)) = observation else {
+            return;
+        };
+        let seen = self.seen.entry(*partition).or_default();
+        let entry = (stored.end, stored.crc);
+        let first = *seen.entry((stored.epoch, stored.base)).or_insert(entry);
+        assert_eq!(
+            first, entry,
+            "broker {id}, {partition}: another entry of epoch {} at {}",
+            stored.epoch, stored.base
+        );
+    }
+}

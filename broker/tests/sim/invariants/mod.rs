@@ -1,0 +1,43 @@
+//! What must hold at every moment. One file each; all are told of everything that was observed, after
+//! every event, and look at no more than that concerns.
+
+mod bounds;
+mod consumers;
+mod duplicates;
+mod durable;
+mod equal_entries;
+mod offsets;
+mod one_leader;
+mod quarantine;
+mod watermark;
+
+use crate::cluster::World;
+use crate::observation::Observation;
+
+/// The invariants, with what each remembers.
+#[derive(Default)]
+pub struct Invariants {
+    equal_entries: equal_entries::EqualEntries,
+    one_leader: one_leader::OneLeader,
+    watermark: watermark::Watermark,
+    consumers: consumers::Consumers,
+    offsets: offsets::Offsets,
+    duplicates: duplicates::Duplicates,
+}
+
+impl Invariants {
+    /// Panics where one does not hold.
+    pub fn check(&mut self, world: &World, observed: &[Observation]) {
+        for observation in observed {
+            bounds::check(world, observation);
+            self.equal_entries.check(observation);
+            self.one_leader.check(world, observation);
+            self.watermark.check(world, observation);
+            self.consumers.check(world, observation);
+            self.offsets.check(observation);
+            self.duplicates.check(world, observation);
+            quarantine::check(world, observation);
+            durable::check(world, observation);
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! Every suffix that is discarded is in quarantine, entry for entry, and nothing committed is in it.
+
+use baton_protocol::batch::EntryIter;
+
+use crate::cluster::World;
+use crate::disk::News;
+use crate::observation::Observation;
+
+pub fn check(world: &World, observation: &Observation) {
+    let Observation::Disk(
+        id,
+        News::Truncated {
+            partition,
+            to,
+            discarded,
+        },
+    ) = observation
+    else {
+        return;
+    };
+    let Some(first) = discarded.first() else {
+        return;
+    };
+    if let Some(committed) = world.oracle.committed(partition) {
+        for entry in discarded {
+            assert!(
+                !committed.covers(entry.base, entry.epoch),
+                "broker {id}, {partition}: a cut at {to} discards {}, which is committed",
+                entry.base
+            );
+        }
+    }
+    let disk = world.brokers[id].disk.lock();
+    let Some(file) = disk.logs.get(partition) else {
+        return;
+    };
+    let kept = file.quarantine.iter().rev();
+    let kept = kept.flat_map(|event| {
+        let entries = EntryIter::new(&event.bytes).map_while(Result::ok);
+        entries.map(|entry| (entry.header.base_offset(), entry.header.leader_epoch()))
+    });
+    let expected = discarded.iter().map(|entry| (entry.base, entry.epoch));
+    assert!(
+        file.quarantine.iter().any(|event| event.from == first.base)
+            && kept.take(discarded.len()).eq(expected),
+        "broker {id}, {partition}: what was cut at {to} is not in quarantine"
+    );
+}

@@ -1,0 +1,304 @@
+//! One partition's file: what the system shows of it, and what a power cut would leave.
+//!
+//! Bytes are written to pages in memory. A flush brings pages to the platter; a power cut keeps or
+//! loses each page that no flush has reached, one by one. So the last entry can be torn, and a hole
+//! can lie before pages that were kept.
+
+use std::collections::BTreeMap;
+
+use baton_protocol::batch::{BatchHeader, EntryIter};
+use baton_protocol::ids::{LeaderEpoch, Offset};
+
+use crate::random::Random;
+
+const PAGE_BYTES: usize = 4 << 10;
+
+/// How often the mark that is written after each flush is made durable itself.
+const MARK_SYNC_FLUSHES: u64 = 8;
+
+/// An entry's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    pub at: usize,
+    pub bytes: usize,
+    pub base: Offset,
+    pub end: Offset,
+    pub epoch: LeaderEpoch,
+    /// Its CRC-32: equal entries have equal ones.
+    pub crc: u32,
+}
+
+impl Stored {
+    fn of(at: usize, entry: &[u8], header: &BatchHeader) -> Stored {
+        let mut crc = [0; 4];
+        crc.copy_from_slice(&entry[..4]);
+        Stored {
+            at,
+            bytes: entry.len(),
+            base: header.base_offset(),
+            end: header.next_offset(),
+            epoch: header.leader_epoch(),
+            crc: u32::from_be_bytes(crc),
+        }
+    }
+}
+
+/// What was discarded by a cut.
+pub struct Quarantined {
+    pub from: Offset,
+    pub bytes: Vec<u8>,
+}
+
+/// Pages to be flushed, each as of a write.
+pub struct FlushPages {
+    pages: Vec<usize>,
+    as_of: u64,
+}
+
+/// The file.
+#[derive(Default)]
+pub struct LogFile {
+    cache: Vec<u8>,
+    platter: Vec<u8>,
+    /// Pages that no flush has reached, each with its last write.
+    dirty: BTreeMap<usize, u64>,
+    writes: u64,
+    entries: Vec<Stored>,
+    durable_end: Offset,
+    /// The recorded durable end: exact after a kill, of some flushes ago after a power cut.
+    mark: Offset,
+    mark_on_platter: Offset,
+    flushes: u64,
+    pub generation: u64,
+    pub quarantine: Vec<Quarantined>,
+}
+
+impl LogFile {
+    pub fn entries(&self) -> &[Stored] {
+        &self.entries
+    }
+
+    pub fn end(&self) -> Offset {
+        self.entries.last().map_or(Offset::ZERO, |entry| entry.end)
+    }
+
+    pub fn durable_end(&self) -> Offset {
+        self.durable_end
+    }
+
+    pub fn bytes_of(&self, entry: &Stored) -> &[u8] {
+        &self.cache[entry.at..entry.at + entry.bytes]
+    }
+
+    /// Place of the first entry that ends beyond `offset`.
+    pub fn place_of(&self, offset: Offset) -> usize {
+        self.entries.partition_point(|entry| entry.end <= offset)
+    }
+
+    /// Whether a power cut would leave the entry that holds `offset` here, in `epoch`.
+    pub fn holds_durably(&self, offset: Offset, epoch: LeaderEpoch) -> bool {
+        let Some(entry) = self.entries.get(self.place_of(offset)) else {
+            return false;
+        };
+        let range = entry.at..entry.at + entry.bytes;
+        entry.base <= offset
+            && entry.epoch == epoch
+            && self.platter.get(range.clone()) == Some(&self.cache[range])
+    }
+
+    /// Whether the entry that holds `offset` is here, in `epoch`, if in memory only.
+    pub fn holds(&self, offset: Offset, epoch: LeaderEpoch) -> bool {
+        let entry = self.entries.get(self.place_of(offset));
+        entry.is_some_and(|entry| entry.base <= offset && entry.epoch == epoch)
+    }
+
+    /// Epoch of the last entry, and the log's end.
+    pub fn position(&self) -> (LeaderEpoch, Offset) {
+        let last = self.entries.last();
+        last.map_or((LeaderEpoch::NONE, Offset::ZERO), |e| (e.epoch, e.end))
+    }
+
+    /// Epoch of the last durable entry, and the durable end.
+    pub fn durable_position(&self) -> (LeaderEpoch, Offset) {
+        let count = self.place_of(self.durable_end);
+        let last = count.checked_sub(1).map(|last| self.entries[last]);
+        last.map_or((LeaderEpoch::NONE, Offset::ZERO), |e| (e.epoch, e.end))
+    }
+
+    pub fn append(&mut self, entry: &[u8]) -> Stored {
+        let header = BatchHeader::parse(&entry[4..]).expect("the driver stores batches");
+        let stored = Stored::of(self.cache.len(), entry, &header);
+        assert!(stored.base >= self.end(), "entries follow one another");
+        self.cache.extend_from_slice(entry);
+        self.writes += 1;
+        for page in stored.at / PAGE_BYTES..=(self.cache.len() - 1) / PAGE_BYTES {
+            self.dirty.insert(page, self.writes);
+        }
+        self.entries.push(stored);
+        stored
+    }
+
+    /// Cuts durably, with what is discarded in quarantine. Returns the entries discarded.
+    pub fn truncate(&mut self, to: Offset) -> Vec<Stored> {
+        let place = self.place_of(to);
+        let discarded = self.entries.split_off(place);
+        if let Some(first) = discarded.first() {
+            assert!(first.base >= to, "a cut through an entry");
+            self.quarantine.push(Quarantined {
+                from: first.base,
+                bytes: self.cache[first.at..].to_vec(),
+            });
+            self.cut_bytes(first.at);
+        }
+        self.generation += 1;
+        self.durable_end = self.durable_end.min(to);
+        self.mark = self.mark.min(to);
+        self.mark_on_platter = self.mark_on_platter.min(to);
+        discarded
+    }
+
+    fn cut_bytes(&mut self, at: usize) {
+        self.cache.truncate(at);
+        self.platter.truncate(at);
+        self.dirty.retain(|page, _| page * PAGE_BYTES < at);
+    }
+
+    pub fn pages_to_flush(&self) -> FlushPages {
+        FlushPages {
+            pages: self.dirty.keys().copied().collect(),
+            as_of: self.writes,
+        }
+    }
+
+    pub fn flush_pages(&mut self, flush: &FlushPages) {
+        for page in &flush.pages {
+            self.write_page(*page);
+            if self
+                .dirty
+                .get(page)
+                .is_some_and(|write| *write <= flush.as_of)
+            {
+                self.dirty.remove(page);
+            }
+        }
+    }
+
+    /// The system could not write these pages, and takes them for clean from now on: it shows them
+    /// as before, and no later flush writes them.
+    pub fn drop_pages(&mut self, flush: &FlushPages) {
+        for page in &flush.pages {
+            self.dirty.remove(page);
+        }
+    }
+
+    fn write_page(&mut self, page: usize) {
+        let from = page * PAGE_BYTES;
+        let to = (from + PAGE_BYTES).min(self.cache.len());
+        if from < to {
+            if self.platter.len() < to {
+                self.platter.resize(to, 0);
+            }
+            self.platter[from..to].copy_from_slice(&self.cache[from..to]);
+        }
+    }
+
+    pub fn note_flushed(&mut self, end: Offset, generation: u64) {
+        if generation == self.generation {
+            self.durable_end = self.durable_end.max(end);
+            self.mark = self.durable_end;
+            self.flushes += 1;
+            if self.flushes.is_multiple_of(MARK_SYNC_FLUSHES) {
+                self.mark_on_platter = self.mark;
+            }
+        }
+    }
+
+    /// The machine loses power. Whether entries are gone.
+    pub fn lose_power(&mut self, random: &mut Random, kept_per_mille: u64) -> bool {
+        let end = self.end();
+        for page in std::mem::take(&mut self.dirty).into_keys() {
+            if random.chance(kept_per_mille) {
+                self.write_page(page);
+            }
+        }
+        self.cache = self.platter.clone();
+        self.mark = self.mark_on_platter;
+        self.scan();
+        self.durable_end = self.end();
+        self.end() < end
+    }
+
+    /// What a copy of the platter holds.
+    pub fn copy(&self) -> LogFile {
+        let mut copy = LogFile {
+            cache: self.platter.clone(),
+            platter: self.platter.clone(),
+            mark: self.mark_on_platter,
+            mark_on_platter: self.mark_on_platter,
+            ..LogFile::default()
+        };
+        copy.scan();
+        copy.durable_end = copy.end();
+        copy
+    }
+
+    /// Turns a bit of an entry over that is certainly durable. False if there is none.
+    pub fn flip_bit(&mut self, random: &mut Random) -> bool {
+        let durable = self.place_of(self.mark_on_platter);
+        if durable == 0 {
+            return false;
+        }
+        let entry = self.entries[random.below(durable as u64) as usize];
+        let at = entry.at + random.below(entry.bytes as u64) as usize;
+        let bit = 1 << random.below(8);
+        self.cache[at] ^= bit;
+        if let Some(byte) = self.platter.get_mut(at) {
+            *byte ^= bit;
+        }
+        self.scan();
+        self.durable_end = self.durable_end.min(self.end());
+        true
+    }
+
+    /// Whether everything that is recorded as durable is there.
+    pub fn is_sound(&self) -> bool {
+        self.end() >= self.mark
+    }
+
+    /// What a process does with a log that it finds: checks every entry, cuts a torn tail or before
+    /// damage, makes the rest durable. After a flush that failed, nothing above the recorded durable
+    /// end is believed. Whether it was damaged where it had been durable.
+    pub fn open(&mut self, flush_failed: bool) -> bool {
+        self.scan();
+        let damaged = !self.is_sound();
+        if flush_failed {
+            let believed = self.place_of(self.mark);
+            self.entries.truncate(believed);
+        }
+        self.cut_bytes(self.entries.last().map_or(0, |last| last.at + last.bytes));
+        let flush = self.pages_to_flush();
+        self.flush_pages(&flush);
+        self.durable_end = self.end();
+        self.mark = self.durable_end;
+        self.mark_on_platter = self.durable_end;
+        self.generation += 1;
+        damaged
+    }
+
+    fn scan(&mut self) {
+        self.entries.clear();
+        let mut at = 0;
+        for entry in EntryIter::new(&self.cache).map_while(Result::ok) {
+            let stored = Stored::of(at, entry.bytes, &entry.header);
+            let follows = self
+                .entries
+                .last()
+                .is_none_or(|last| stored.base >= last.end && stored.epoch >= last.epoch);
+            if !follows {
+                break;
+            }
+            at += stored.bytes;
+            self.entries.push(stored);
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! What those who watch are told of: everything that an invariant may depend on.
+
+use baton_controller::session::FenceAnswer;
+use baton_protocol::ids::{BrokerId, LeaderEpoch, Offset, TopicPartition};
+
+use crate::disk::News;
+use crate::oracle::{RecordId, Told};
+use crate::schedule::ClientIndex;
+
+pub enum Observation {
+    /// A replica was given something to do.
+    Stepped(BrokerId, TopicPartition),
+    /// A process has opened a replica's log.
+    Opened(BrokerId, TopicPartition),
+    /// A log changed.
+    Disk(BrokerId, News),
+    /// A disk changed by a fault.
+    DiskChanged,
+    /// A command was committed.
+    MetadataChanged,
+    /// A replica's watermark moved.
+    HighWatermark(BrokerId, TopicPartition, Offset),
+    /// A replica took the lead.
+    Leads(BrokerId, TopicPartition, LeaderEpoch),
+    /// A replica answered a fence.
+    FenceAnswered(FenceAnswer),
+    /// A producer's batch was acknowledged by a leader that leads in `epoch`.
+    Acknowledged {
+        broker: BrokerId,
+        partition: TopicPartition,
+        epoch: Option<LeaderEpoch>,
+        told: Told,
+    },
+    /// A consumer read a record.
+    Read {
+        consumer: ClientIndex,
+        broker: BrokerId,
+        partition: TopicPartition,
+        offset: Offset,
+        record: RecordId,
+    },
+}
