@@ -78,10 +78,14 @@ pub struct PartitionRecord {
 pub struct EpochBegin {
     /// The epoch.
     pub epoch: LeaderEpoch,
-    /// The end of its log, at least: what it had durably when it was elected.
+    /// The first offset that it may have assigned: the end of what it had durably when it was
+    /// elected, or the offset floor.
     pub start: Offset,
     /// The epoch of the last entry before that.
     pub parent: LeaderEpoch,
+    /// The end of what the leader had of it and of the epochs before, and did not cut: the start, or
+    /// less where there is a gap.
+    pub parent_end: Offset,
 }
 
 /// When stored entries are made durable.

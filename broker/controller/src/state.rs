@@ -407,6 +407,7 @@ impl ClusterState {
                 epoch: partition.epoch.next(),
                 start: handover.log_end,
                 parent: partition.epoch,
+                parent_end: handover.log_end,
             };
             partition.epoch = begin.epoch;
             partition.leader = Some(to);
@@ -531,6 +532,7 @@ impl ClusterState {
                 epoch: LeaderEpoch(1),
                 start: Offset::ZERO,
                 parent: LeaderEpoch::NONE,
+                parent_end: Offset::ZERO,
             }],
         }
     }
@@ -575,11 +577,13 @@ impl ClusterState {
                 } else {
                     Offset::MAX
                 };
-                let start = end.min(partition.leader_keeps);
+                let kept_end = end.min(partition.leader_keeps);
+                let start = kept_end.max(partition.offset_floor);
                 let begin = EpochBegin {
                     epoch: partition.epoch,
                     start,
                     parent,
+                    parent_end: kept_end,
                 };
                 lineage::note(&mut partition.begins, begin);
                 if elected.grade == Grade::Unclean {
