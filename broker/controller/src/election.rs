@@ -192,8 +192,8 @@ fn is_suspect(partition: &PartitionRecord, answer: &FenceAnswer) -> bool {
     answer.suspect || partition.suspects.contains(&answer.life.broker)
 }
 
-/// The best log among these: the greatest (last epoch, end). Of equal ones the preferred leader
-/// comes first. A member that is fenced at the moment answers, so it lives, but it would be deposed
+/// The best log among these: the greatest (last epoch, end). Of equal ones that of a member free of
+/// suspicion comes first, then the preferred leader's. A member that is fenced at the moment answers, so it lives, but it would be deposed
 /// at once: if only such have the best log, the election waits until one is taken for alive again.
 fn best(
     state: &ClusterState,
@@ -207,7 +207,8 @@ fn best(
         .filter(|answer| log(answer) == best && !state.is_fenced(answer.life.broker));
     able.min_by_key(|answer| {
         let mut replicas = partition.replicas.iter();
-        replicas.position(|id| *id == answer.life.broker)
+        let rank = replicas.position(|id| *id == answer.life.broker);
+        (is_suspect(partition, answer), rank)
     })
     .map(|answer| **answer)
 }

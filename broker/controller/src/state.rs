@@ -586,9 +586,12 @@ impl ClusterState {
                     parent_end: kept_end,
                 };
                 lineage::note(&mut partition.begins, begin);
+                if elected.grade != Grade::Clean {
+                    // What it may have lost is given up with the rest: its log is what counts now.
+                    partition.suspects.remove(&leader.broker);
+                }
                 if elected.grade == Grade::Unclean {
                     partition.in_sync = BTreeSet::from([leader.broker]);
-                    partition.suspects.remove(&leader.broker);
                 }
             }
         }

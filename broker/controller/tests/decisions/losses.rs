@@ -171,6 +171,30 @@ fn an_asynchronous_partition_fails_over_above_the_limit_unless_all_have_answered
 }
 
 #[test]
+fn of_equal_logs_that_of_a_member_free_of_suspicion_wins() {
+    let mut stage = Stage::new(0);
+    stage.say(2, ToController::ReportSuspect(vec![PARTITION]));
+    stage.kill_leader();
+    stage.answer_suspect(2, 2, 1, 10);
+    stage.answer(3, 2, 1, 10);
+    assert_eq!(stage.partition().leader, Some(stage.life(3)));
+    assert_eq!(stage.partition().suspects, [BrokerId(2)].into());
+}
+
+#[test]
+fn a_suspect_that_is_elected_is_suspect_no_more() {
+    let mut stage = Stage::new(0);
+    stage.say(2, ToController::ReportSuspect(vec![PARTITION]));
+    stage.kill_leader();
+    stage.answer_suspect(2, 2, 1, 12);
+    stage.answer(3, 2, 1, 10);
+    let partition = stage.partition();
+    assert_eq!(partition.leader, Some(stage.life(2)));
+    assert_eq!(partition.offset_floor, limit(1));
+    assert!(partition.suspects.is_empty(), "its losses are given up");
+}
+
+#[test]
 fn a_wiped_asynchronous_member_alone_elects_nobody() {
     let mut stage = Stage::new(0);
     stage.silent.extend([2, 3]);
