@@ -78,8 +78,8 @@ pub struct PartitionRecord {
 pub struct EpochBegin {
     /// The epoch.
     pub epoch: LeaderEpoch,
-    /// The first offset that it may have assigned: the end of what it had durably when it was
-    /// elected, or the offset floor.
+    /// The first offset that it may have assigned: the end of its log when it was elected, or
+    /// the offset floor.
     pub start: Offset,
     /// The epoch of the last entry before that.
     pub parent: LeaderEpoch,

@@ -617,7 +617,7 @@ impl ControllerCore {
                     epoch: election.epoch,
                     leader: answer.life,
                     grade,
-                    log: (answer.last_epoch, answer.durable_end),
+                    log: answer.log,
                 });
             }
         }

@@ -80,6 +80,8 @@ pub struct FenceAnswer {
     pub last_epoch: LeaderEpoch,
     /// The durable end.
     pub durable_end: Offset,
+    /// The epoch of the last entry of the whole log, and its end: where it would begin to lead.
+    pub log: (LeaderEpoch, Offset),
     /// The log start.
     pub log_start: Offset,
     /// Who answers, in which life.

@@ -131,7 +131,7 @@ pub struct Elected {
     pub leader: BrokerLife,
     /// What may be lost by it.
     pub grade: Grade,
-    /// The last epoch and the end of its log, as it answered.
+    /// The last epoch and the end of its log, with what was not durable yet when it answered.
     pub log: (LeaderEpoch, Offset),
 }
 

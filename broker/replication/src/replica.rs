@@ -253,6 +253,7 @@ impl Replica {
             epoch,
             last_epoch: self.log.epochs.before(held_end),
             durable_end: held_end,
+            log: (self.log.epochs.last(), self.log.end),
             log_start: self.log.start,
             life: self.me,
             suspect: self.is_suspect(),

@@ -464,6 +464,7 @@ fn fence_answer(partition: TopicPartition, answer: &core::FenceAnswer) -> FenceA
         epoch: answer.epoch,
         last_epoch: answer.last_epoch,
         durable_end: answer.durable_end,
+        log: answer.log,
         log_start: answer.log_start,
         life: answer.life,
         suspect: answer.suspect,

@@ -179,6 +179,7 @@ impl Stage {
             epoch: LeaderEpoch(epoch),
             last_epoch: LeaderEpoch(last_epoch),
             durable_end: Offset(end),
+            log: (LeaderEpoch(last_epoch), Offset(end)),
             log_start: Offset::ZERO,
             life,
             suspect,
