@@ -359,8 +359,10 @@ impl ClusterState {
             return Outcome::Stale;
         }
         for id in partitions {
+            // What a leader is without was given up when it was elected: its report is late.
             if let Some(partition) = self.partition_mut(id)
                 && partition.replicas.contains(&life.broker)
+                && partition.leader != Some(life)
                 && partition.suspects.insert(life.broker)
             {
                 partition.version = partition.version.next();

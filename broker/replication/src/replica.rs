@@ -184,8 +184,9 @@ impl Replica {
         }
         self.promised = self.promised.max(view.epoch);
         self.view = view;
-        if self.is_flagged() {
-            // From here on the metadata says so, until it says that the log is whole again.
+        if self.is_flagged() || self.is_granted() {
+            // From here on the metadata says so, until it says that the log is whole again. Whom it
+            // names as leader although its log lacks something, is without that for good.
             self.log.lossy = false;
         }
         if let Role::Leader(leader) = &self.role

@@ -195,6 +195,18 @@ fn a_suspect_that_is_elected_is_suspect_no_more() {
 }
 
 #[test]
+fn a_late_report_of_what_a_leader_had_lost_is_void() {
+    let mut stage = Stage::new(0);
+    stage.kill_leader();
+    stage.answer_suspect(2, 2, 1, 12);
+    stage.answer(3, 2, 1, 10);
+    assert_eq!(stage.partition().leader, Some(stage.life(2)));
+    stage.say(2, ToController::ReportSuspect(vec![PARTITION]));
+    stage.say(3, ToController::ReportSuspect(vec![PARTITION]));
+    assert_eq!(stage.partition().suspects, [BrokerId(3)].into());
+}
+
+#[test]
 fn a_wiped_asynchronous_member_alone_elects_nobody() {
     let mut stage = Stage::new(0);
     stage.silent.extend([2, 3]);
