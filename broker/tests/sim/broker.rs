@@ -354,10 +354,12 @@ impl World {
             Output::HighWatermark(to) => {
                 let replica = self.brokers[&id].driver(&partition).map(Driver::replica);
                 let leading = replica.and_then(|replica| Some((replica, replica.leading()?)));
-                if let Some((leader, epoch)) = leading
-                    && self.is_promised_in(&partition, epoch)
-                {
-                    self.oracle.commit(partition, to, leader.log());
+                if let Some((leader, epoch)) = leading {
+                    if self.is_promised_in(&partition, epoch) {
+                        self.oracle.commit(partition, to, leader.log());
+                    } else {
+                        self.oracle.commit_in_vain(partition, to);
+                    }
                 }
                 self.observed
                     .push(Observation::HighWatermark(id, partition, to));
@@ -368,6 +370,7 @@ impl World {
                     epoch: answer.epoch,
                     last_epoch: answer.last_epoch,
                     durable_end: answer.durable_end,
+                    log: answer.log,
                     log_start: answer.log_start,
                     life: answer.life,
                     suspect: answer.suspect,
@@ -402,6 +405,7 @@ impl World {
                     epoch: proposal.epoch,
                     version: proposal.version,
                     to: proposal.to,
+                    log_end: proposal.log_end,
                 };
                 self.tell_controller(id, ToController::ProposeHandovers(vec![handover]));
             }

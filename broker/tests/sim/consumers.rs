@@ -82,12 +82,14 @@ impl World {
         };
         let consumer = &mut self.consumers[index.0];
         let from = file.place_of(consumer.position);
+        let mut told = Vec::new();
         let readable = file.entries()[from..].iter();
         for stored in readable
             .take_while(|stored| stored.end <= high_watermark)
             .take(ENTRIES_MAX)
         {
             consumer.position = stored.end;
+            told.push((stored.base, stored.end, stored.epoch));
             let entry = EntryIter::new(file.bytes_of(stored)).next();
             let entry = entry.expect("an entry").expect("a sound entry");
             if entry.header.is_control() {
@@ -106,6 +108,12 @@ impl World {
                     record: RecordId(u64::from_be_bytes(id)),
                 });
             }
+        }
+        drop(disk);
+        for (base, end, epoch) in told {
+            self.tell(|| {
+                format!("{partition}: {index:?} reads {base} to {end} of epoch {epoch} on broker {broker}")
+            });
         }
     }
 }

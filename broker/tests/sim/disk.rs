@@ -1,52 +1,161 @@
-//! A log in memory whose unflushed tail a power cut loses.
+//! A broker's disk, and the log on it that the driver works on.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use baton::driver::{FlushWork, PartitionLog};
+use baton::driver::{FlushWork, PartitionLog, shape_of};
 use baton_protocol::batch::{BatchHeader, assign, entry_crc};
-use baton_protocol::ids::{LeaderEpoch, Offset};
-use baton_replication::producers::ProducerTable;
+use baton_protocol::ids::{BrokerEpoch, DirectoryId, LeaderEpoch, Offset, TopicPartition};
+use baton_replication::LogShape;
+use baton_replication::epochs::EpochHistory;
+use baton_replication::producers::{ProducerTable, RememberedBatch};
 use baton_storage::{Chunk, FlushDone, StorageError};
 use bytes::Bytes;
 
-/// What is on a disk: entries with their headers, and how many are flushed.
+use crate::log_file::{LogFile, Stored};
+use crate::switches::{HostRule, Switches};
+
+/// What happened to a log, for those who watch.
+pub enum News {
+    Appended(TopicPartition, Stored),
+    Truncated {
+        partition: TopicPartition,
+        to: Offset,
+        discarded: Vec<Stored>,
+    },
+    Flushed(TopicPartition),
+}
+
+/// What is on a disk.
 #[derive(Default)]
 pub struct Content {
-    pub entries: Vec<(BatchHeader, Vec<u8>)>,
-    pub flushed: usize,
-    generation: u64,
+    pub directory: DirectoryId,
+    pub logs: BTreeMap<TopicPartition, LogFile>,
+    pub news: Vec<News>,
+    pub full: bool,
+    /// The next flush fails.
+    pub flush_fails: bool,
+    /// A process left this behind because it could not trust the disk.
+    pub failed: bool,
+    /// The last life that was written to it.
+    pub shown_life: Option<BrokerEpoch>,
+    /// The machine lost power since the last process, and no registration has said so yet.
+    pub unclean_restart: bool,
+    /// Notes that logs were damaged or missing, each until the metadata knows.
+    pub damage_notes: BTreeSet<TopicPartition>,
+    /// Logs that a fault removed, for those who watch: until the metadata knows.
+    pub lost_logs: BTreeSet<TopicPartition>,
 }
 
 impl Content {
-    pub fn end(&self) -> Offset {
-        self.entries
-            .last()
-            .map_or(Offset::ZERO, |entry| entry.0.next_offset())
-    }
-
-    pub fn flushed_end(&self) -> Offset {
-        let last = self.flushed.checked_sub(1).map(|last| &self.entries[last]);
-        last.map_or(Offset::ZERO, |entry| entry.0.next_offset())
-    }
-
-    /// The machine loses power: of what is not flushed, only the first `kept` entries remain.
-    pub fn lose_power(&mut self, kept: usize) {
-        self.entries.truncate(self.flushed + kept);
+    /// A copy as a backup makes it: of what is on the platter.
+    pub fn copy(&self) -> Content {
+        Content {
+            directory: self.directory,
+            logs: self
+                .logs
+                .iter()
+                .map(|(id, log)| (*id, log.copy()))
+                .collect(),
+            shown_life: self.shown_life,
+            damage_notes: self.damage_notes.clone(),
+            ..Content::default()
+        }
     }
 }
 
-/// A disk; the simulation and the log on it share it.
+/// A disk; the simulation and the logs on it share it.
 #[derive(Clone, Default)]
 pub struct Disk(Arc<Mutex<Content>>);
 
 impl Disk {
     pub fn lock(&self) -> MutexGuard<'_, Content> {
-        self.0.lock().expect("one thread")
+        self.0.lock().expect("a simulation is one thread")
+    }
+
+    /// Opens a partition's log as a starting process does, and rebuilds what follows from it. One
+    /// that is damaged is cut before the damage; one that is missing although it is `expected` is
+    /// made anew. Either is noted.
+    pub fn open(
+        &self,
+        partition: TopicPartition,
+        expected: bool,
+        rules: Switches,
+    ) -> (DiskLog, LogShape) {
+        let mut content = self.lock();
+        let believes = content.failed && rules.hold(HostRule::FailedFlushIsFinal);
+        let missing = expected && !content.logs.contains_key(&partition);
+        let file = content.logs.entry(partition).or_default();
+        let damaged = file.open(believes);
+        if missing || damaged {
+            content.damage_notes.insert(partition);
+        }
+        let lossy =
+            content.damage_notes.contains(&partition) && rules.hold(HostRule::LossIsReported);
+        let file = &content.logs[&partition];
+        let mut epochs = EpochHistory::default();
+        let mut producers = ProducerTable::default();
+        let mut before = Offset::ZERO;
+        for entry in file.entries() {
+            epochs.append(entry.epoch, before);
+            before = entry.end;
+            let header = BatchHeader::parse(&file.bytes_of(entry)[4..]).expect("it was checked");
+            let shape = shape_of(&header);
+            if let Some(stamp) = shape.producer {
+                let batch = RememberedBatch {
+                    stamp,
+                    base: shape.base,
+                    end: shape.end,
+                    leader_epoch: shape.epoch,
+                };
+                // Nothing is known to be committed yet, so nothing may be forgotten.
+                producers.append(batch, Offset::ZERO);
+            }
+        }
+        let shape = LogShape {
+            start: Offset::ZERO,
+            end: file.end(),
+            durable_end: file.durable_end(),
+            high_watermark: Offset::ZERO,
+            epochs,
+            producers,
+            lossy,
+        };
+        let log = DiskLog {
+            disk: self.clone(),
+            partition,
+        };
+        (log, shape)
     }
 }
 
-impl PartitionLog for Disk {
-    fn reserve(&mut self, _: usize) -> Result<(), StorageError> {
+/// One partition's log on a disk.
+pub struct DiskLog {
+    disk: Disk,
+    partition: TopicPartition,
+}
+
+impl DiskLog {
+    fn change<T>(&self, act: impl FnOnce(&mut LogFile, &mut Vec<News>) -> T) -> T {
+        let mut content = self.disk.lock();
+        let Content { logs, news, .. } = &mut *content;
+        act(logs.entry(self.partition).or_default(), news)
+    }
+}
+
+fn path() -> PathBuf {
+    PathBuf::from("simulated")
+}
+
+impl PartitionLog for DiskLog {
+    fn reserve(&mut self, bytes: usize) -> Result<(), StorageError> {
+        if self.disk.lock().full {
+            return Err(StorageError::Full {
+                path: path(),
+                bytes: bytes as u64,
+            });
+        }
         Ok(())
     }
 
@@ -56,70 +165,90 @@ impl PartitionLog for Disk {
         base: Offset,
         epoch: LeaderEpoch,
     ) -> Result<(), StorageError> {
-        let mut batch = batch.to_vec();
-        assign(&mut batch, base, epoch);
-        let mut entry = entry_crc(&batch).to_be_bytes().to_vec();
-        entry.extend_from_slice(&batch);
+        let mut entry = vec![0; 4];
+        entry.extend_from_slice(batch);
+        assign(&mut entry[4..], base, epoch);
+        let crc = entry_crc(&entry[4..]).to_be_bytes();
+        entry[..4].copy_from_slice(&crc);
         self.append_entry(&entry)
     }
 
     fn append_entry(&mut self, entry: &[u8]) -> Result<(), StorageError> {
-        let header = BatchHeader::parse(&entry[4..]).expect("a batch");
-        let mut content = self.lock();
-        assert!(
-            header.base_offset() >= content.end(),
-            "entries follow one another"
-        );
-        content.entries.push((header, entry.to_vec()));
+        let partition = self.partition;
+        self.change(|file, news| {
+            let stored = file.append(entry);
+            news.push(News::Appended(partition, stored));
+        });
         Ok(())
     }
 
     fn truncate(&mut self, to: Offset, _: LeaderEpoch) -> Result<(), StorageError> {
-        let mut content = self.lock();
-        content.entries.retain(|entry| entry.0.next_offset() <= to);
-        content.flushed = content.flushed.min(content.entries.len());
-        content.generation += 1;
+        let partition = self.partition;
+        self.change(|file, news| {
+            let discarded = file.truncate(to);
+            news.push(News::Truncated {
+                partition,
+                to,
+                discarded,
+            });
+        });
         Ok(())
     }
 
     fn read(&self, from: Offset, bytes_max: usize) -> Result<Option<Chunk>, StorageError> {
-        let content = self.lock();
-        let mut bytes = Vec::new();
-        let (mut base, mut end) = (None, from);
-        for (header, entry) in content
-            .entries
-            .iter()
-            .filter(|entry| entry.0.next_offset() > from)
-        {
-            if base.is_some() && bytes.len() + entry.len() > bytes_max {
-                break;
+        Ok(self.change(|file, _| {
+            let first = file.place_of(from);
+            let base = file.entries().get(first)?.base;
+            let mut bytes = Vec::new();
+            let mut end = base;
+            for entry in &file.entries()[first..] {
+                if !bytes.is_empty() && bytes.len() + entry.bytes > bytes_max {
+                    break;
+                }
+                bytes.extend_from_slice(file.bytes_of(entry));
+                end = entry.end;
             }
-            base.get_or_insert(header.base_offset());
-            bytes.extend_from_slice(entry);
-            end = header.next_offset();
-        }
-        let bytes = Bytes::from(bytes);
-        Ok(base.map(|base| Chunk { base, end, bytes }))
+            let bytes = Bytes::from(bytes);
+            Some(Chunk { base, end, bytes })
+        }))
     }
 
     fn publish_high_watermark(&mut self, _: Offset) {}
 
     fn prepare_flush(&mut self) -> Result<FlushWork, StorageError> {
-        let content = self.lock();
-        let (end, generation) = (content.end(), content.generation);
-        Ok(Box::new(move || Ok(FlushDone { end, generation })))
+        let partition = self.partition;
+        let disk = self.disk.clone();
+        let (pages, done) = self.change(|file, _| {
+            let done = FlushDone {
+                end: file.end(),
+                generation: file.generation,
+            };
+            (file.pages_to_flush(), done)
+        });
+        Ok(Box::new(move || {
+            let mut content = disk.lock();
+            let fails = std::mem::take(&mut content.flush_fails);
+            let file = content.logs.entry(partition).or_default();
+            if fails {
+                file.drop_pages(&pages);
+                return Err(StorageError::Io {
+                    path: path(),
+                    action: "flush",
+                    source: std::io::Error::other("injected"),
+                });
+            }
+            file.flush_pages(&pages);
+            Ok(done)
+        }))
     }
 
     fn flushed(&mut self, done: FlushDone) -> Result<Offset, StorageError> {
-        let mut content = self.lock();
-        if done.generation == content.generation {
-            let flushed = content
-                .entries
-                .iter()
-                .filter(|entry| entry.0.next_offset() <= done.end);
-            content.flushed = content.flushed.max(flushed.count());
-        }
-        Ok(content.flushed_end())
+        let partition = self.partition;
+        Ok(self.change(|file, news| {
+            file.note_flushed(done.end, done.generation);
+            news.push(News::Flushed(partition));
+            file.durable_end()
+        }))
     }
 
     fn save_producers(&mut self, _: &ProducerTable) -> Result<(), StorageError> {
@@ -127,6 +256,7 @@ impl PartitionLog for Disk {
     }
 
     fn damage_is_known(&mut self) -> Result<(), StorageError> {
+        self.disk.lock().damage_notes.remove(&self.partition);
         Ok(())
     }
 

@@ -153,12 +153,14 @@ impl World {
         self.start_later(id, ms);
     }
 
-    /// Puts back the copy of the disk that was made at the last such fault, and makes the next.
+    /// Puts back the copy of the disk that was made at the last such fault, and makes the next. A
+    /// copy that shows the broker's last life is left alone: nothing could tell it from the disk.
     fn restore_disk(&mut self, id: BrokerId, ms: u64) {
         self.stop(id);
         let now = self.brokers[&id].disk.lock().copy();
+        let shown = now.shown_life;
         let older = self.copies_of_disks.insert(id, now);
-        if let Some(older) = older {
+        if let Some(older) = older.filter(|older| older.shown_life < shown) {
             self.stats.count("disks restored");
             *self.brokers[&id].disk.lock() = older;
             self.lose(id);

@@ -52,15 +52,17 @@ fn without_any_one_rule_some_seed_fails() {
     let only = std::env::var("BATON_SIM_RULE").ok();
     let wanted = |rule: &&Rule| {
         let name = format!("{rule:?}");
-        only.as_ref().is_none_or(|only| name.contains(only.as_str()))
+        only.as_ref()
+            .is_none_or(|only| name.contains(only.as_str()))
     };
     let mut unguarded = Vec::new();
     for rule in RULES.iter().filter(wanted) {
         let known = KNOWN.iter().find(|(known, _)| known == rule);
         let known = known.map(|(_, seed)| *seed..*seed + 1);
         let ranges = known.into_iter().chain([0..SEEDS_MAX]);
-        let mut failures = ranges
-            .filter_map(|seeds| run_many(seeds, Switches::without(*rule), threads, |_| true).failed);
+        let mut failures = ranges.filter_map(|seeds| {
+            run_many(seeds, Switches::without(*rule), threads, |_| true).failed
+        });
         match failures.next() {
             Some((seed, message)) => {
                 let message = message.lines().nth(1).unwrap_or(&message).to_owned();

@@ -90,6 +90,13 @@ impl Oracle {
         committed.ever_end = committed.ever_end.max(end);
     }
 
+    /// A leader whose word has been given up already declares everything below `end` committed: it
+    /// may be read, and that is all.
+    pub fn commit_in_vain(&mut self, partition: TopicPartition, end: Offset) {
+        let committed = self.committed.entry(partition).or_default();
+        committed.ever_end = committed.ever_end.max(end);
+    }
+
     /// An election that may lose entries named a leader that holds what is committed only up to
     /// `kept`, and begins at `floor`.
     pub fn give_up(&mut self, partition: TopicPartition, kept: Offset, floor: Offset) -> u64 {

@@ -6,7 +6,6 @@ use std::sync::Mutex;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-
 use crate::cluster::{self, Report};
 use crate::faults::Scheduled;
 use crate::stats::Stats;

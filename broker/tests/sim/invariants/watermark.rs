@@ -32,7 +32,8 @@ impl Watermark {
             && run == broker.run
         {
             let committed = world.oracle.committed(partition);
-            let given_up = committed.is_some_and(|log| log.is_given_up(Offset(high_watermark.0 - 1)));
+            let given_up =
+                committed.is_some_and(|log| log.is_given_up(Offset(high_watermark.0 - 1)));
             assert!(
                 log.high_watermark >= high_watermark || given_up,
                 "broker {id}, {partition}: the watermark moved back"
@@ -46,6 +47,11 @@ impl Watermark {
             return;
         };
         // Who does not know yet that an election gave something up, may still go on with it.
+        // What a deposed leader of an asynchronous partition commits is given up, but not at once.
+        let record = world.controller.committed.partition(partition);
+        if record.is_some_and(|record| record.sync_followers_elect == 0) {
+            return;
+        }
         let leading = driver.replica().leading();
         let cut_off = leading.is_some_and(|epoch| !world.is_promised_in(partition, epoch));
         if cut_off || committed.is_given_up(Offset(log.high_watermark.0.saturating_sub(1))) {

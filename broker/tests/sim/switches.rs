@@ -1,0 +1,54 @@
+//! Which rules hold in a simulation: all of them, unless a test asks what happens without one.
+
+/// A rule of whoever has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rule {
+    /// Of the replicas.
+    Replica(baton_replication::rules::Rule),
+    /// Of the controller.
+    Controller(baton_controller::rules::Rule),
+    /// Of the host around a replica.
+    Host(HostRule),
+}
+
+/// What the host sees to. The simulated host is small, so its rules are switched here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum HostRule {
+    /// A process answers nothing before it has the metadata of its own registration or later.
+    MetadataFirst,
+    /// A partition is known by its topic's id, on disk and between brokers, not by its name.
+    TopicIds,
+    /// A log that was cut because it was damaged, or that is missing, is reported and does not vote.
+    LossIsReported,
+    /// After a flush that failed nothing is believed that it did not write.
+    FailedFlushIsFinal,
+}
+
+/// The rules that hold.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Switches {
+    pub replica: baton_replication::rules::Rules,
+    pub controller: baton_controller::rules::Rules,
+    off: Option<HostRule>,
+}
+
+impl Switches {
+    /// All rules but one.
+    pub fn without(rule: Rule) -> Switches {
+        let mut switches = Switches::default();
+        match rule {
+            Rule::Replica(rule) => {
+                switches.replica = baton_replication::rules::Rules::without(rule)
+            }
+            Rule::Controller(rule) => {
+                switches.controller = baton_controller::rules::Rules::without(rule);
+            }
+            Rule::Host(rule) => switches.off = Some(rule),
+        }
+        switches
+    }
+
+    pub fn hold(&self, rule: HostRule) -> bool {
+        self.off != Some(rule)
+    }
+}
