@@ -23,6 +23,7 @@ mod mutations;
 mod network;
 mod observation;
 mod oracle;
+mod outputs;
 mod process;
 mod producers;
 mod random;

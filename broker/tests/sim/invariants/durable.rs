@@ -12,10 +12,7 @@ use crate::observation::Observation;
 pub fn check(world: &World, observation: &Observation) {
     match observation {
         Observation::HighWatermark(id, partition, to) => {
-            if world.oracle.committed(partition).map(|log| log.end) == Some(*to) {
-                check_partition(world, *partition);
-                check_commit(world, *id, *partition, *to);
-            }
+            check_watermark(world, *id, *partition, *to)
         }
         Observation::Disk(_, News::Truncated { partition, .. } | News::Flushed(partition)) => {
             check_partition(world, *partition);
@@ -27,6 +24,14 @@ pub fn check(world: &World, observation: &Observation) {
         }
         Observation::Leads(id, partition, epoch) => check_leader(world, *id, *partition, *epoch),
         _ => {}
+    }
+}
+
+/// Others than the leader that commits learn of it later: nothing new then.
+fn check_watermark(world: &World, id: BrokerId, partition: TopicPartition, to: Offset) {
+    if world.oracle.committed(&partition).map(|log| log.end) == Some(to) {
+        check_partition(world, partition);
+        check_commit(world, id, partition, to);
     }
 }
 

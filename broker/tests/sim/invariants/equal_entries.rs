@@ -7,9 +7,12 @@ use baton_protocol::ids::{LeaderEpoch, Offset, TopicPartition};
 use crate::disk::News;
 use crate::observation::Observation;
 
+/// The end and the checksum of what was seen first under an epoch and an offset.
+type Entries = BTreeMap<(LeaderEpoch, Offset), (Offset, u32)>;
+
 #[derive(Default)]
 pub struct EqualEntries {
-    seen: BTreeMap<TopicPartition, BTreeMap<(LeaderEpoch, Offset), (Offset, u32)>>,
+    seen: BTreeMap<TopicPartition, Entries>,
 }
 
 impl EqualEntries {
