@@ -75,9 +75,7 @@ impl Election {
         partition: &'a PartitionRecord,
     ) -> impl Iterator<Item = &'a FenceAnswer> {
         self.answers.values().filter(|answer| {
-            let bound = state.rules.hold(Rule::GrantBoundToLife);
-            partition.in_sync.contains(&answer.life.broker)
-                && (state.is_current(answer.life) || !bound)
+            partition.in_sync.contains(&answer.life.broker) && state.is_current(answer.life)
         })
     }
 

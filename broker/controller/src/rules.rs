@@ -8,8 +8,6 @@ pub enum Rule {
     ElectionNeedsAnswers,
     /// The answers of suspects are no votes.
     SuspectsHaveNoVote,
-    /// A leader is elected in the life that answered.
-    GrantBoundToLife,
     /// Only the leader removes members: a death alone shrinks no set.
     OnlyTheLeaderRemoves,
     /// An election leaves the set as it is.

@@ -556,7 +556,7 @@ impl ClusterState {
         let rules = self.rules;
         for elected in elected {
             let leader = elected.leader;
-            let current = self.is_current(leader) || !rules.hold(Rule::GrantBoundToLife);
+            let current = self.is_current(leader);
             if let Some(partition) = self.partition_mut(&elected.partition)
                 && partition.epoch == elected.epoch
                 && partition.leader.is_none()

@@ -143,7 +143,7 @@ fn answers_to_another_fence_or_of_an_earlier_life_do_not_count() {
     let old = stage.life(3);
     stage.answer_as(old, 2, 1, 50);
     stage.register(3, 30, 3);
-    stage.answer(2, 2, 1, 10);
+    stage.answer(2, 2, 1, 60);
     assert_eq!(
         stage.partition().leader,
         None,
