@@ -8,8 +8,10 @@ use baton_protocol::ids::{
     BrokerId, LeaderEpoch, MetadataIndex, PartitionIndex, ProducerId, TopicPartition,
 };
 use baton_protocol::metadata::{ClusterView, Flush, TopicRecord};
+use bytes::Bytes;
 use tokio::time::Instant;
 
+use crate::attempts::{Attempts, later};
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -27,6 +29,17 @@ fn unexpected(answer: &impl std::fmt::Debug) -> Error {
         ErrorKind::Corrupt,
         format!("a request was answered with {answer:?}"),
     )
+}
+
+fn admin_response(answer: ResponseBody) -> Result<AdminResponse> {
+    match answer {
+        ResponseBody::Admin(response) => Ok(response),
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn done_but_unseen(what: &str, error: Error) -> Error {
+    error.reworded(|error| format!("{what}, but this client does not see it yet: {error}"))
 }
 
 /// What a topic is made with. What is `None` gets a default that fits the cluster's size.
@@ -47,36 +60,54 @@ pub struct TopicSettings {
 }
 
 impl Client {
-    /// Asks any broker, one after the other, until one answers for good.
-    async fn ask_anyone(&self, body: RequestBody) -> Result<ResponseBody> {
-        let deadline = Instant::now() + self.inner.config.request_timeout;
-        let mut last = None;
+    /// Asks any broker, one after the other, until one answers for good. The attempts come back with
+    /// the error, for whoever has to know what they may have done.
+    async fn ask_anyone(
+        &self,
+        body: RequestBody,
+    ) -> std::result::Result<ResponseBody, (Attempts, Option<Error>)> {
+        let mut attempts = Attempts::within(self.inner.config.request_timeout);
         loop {
             let view = self.view();
             for broker in view.brokers.values().filter(|broker| !broker.fenced) {
-                let result = match self.connection(&broker.client_address).await {
-                    Ok(connection) => connection.ask(body.clone(), ATTEMPT).await,
-                    Err(error) => Err(error),
-                };
-                match result {
-                    Err(error) if error.is_retriable() => last = Some(error),
-                    result => return result,
+                let sent = self
+                    .connection(&broker.client_address)
+                    .await
+                    .and_then(|to| Ok((to.send(body.clone(), Bytes::new())?, to)));
+                match sent {
+                    Ok((answered, to)) => match to.answer_to(answered, ATTEMPT).await {
+                        Ok(answer) => return Ok(answer),
+                        Err(error) if error.is_retriable() => attempts.sent(error),
+                        Err(error) => return Err((attempts, Some(error))),
+                    },
+                    Err(error) if error.is_retriable() => attempts.not_sent(error),
+                    Err(error) => return Err((attempts, Some(error))),
                 }
             }
-            if Instant::now() >= deadline {
-                let error = last.take();
-                return Err(error
-                    .unwrap_or_else(|| Error::new(ErrorKind::Unreachable, "no broker answers")));
+            if attempts.are_over() {
+                return Err((attempts, None));
             }
             tokio::time::sleep(PAUSE).await;
         }
     }
 
-    async fn admin(&self, request: AdminRequest) -> Result<AdminResponse> {
-        match self.ask_anyone(RequestBody::Admin(request)).await? {
-            ResponseBody::Admin(response) => Ok(response),
-            other => Err(unexpected(&other)),
-        }
+    /// Asks for what changes nothing.
+    async fn inquire(&self, body: RequestBody) -> Result<ResponseBody> {
+        let asked = self.ask_anyone(body).await;
+        asked.map_err(|(attempts, refusal)| refusal.unwrap_or_else(|| attempts.given_up()))
+    }
+
+    async fn inquire_admin(&self, request: AdminRequest) -> Result<AdminResponse> {
+        admin_response(self.inquire(RequestBody::Admin(request)).await?)
+    }
+
+    /// Asks for a change; `look` is the command that shows whether it was made.
+    async fn change(&self, request: AdminRequest, look: &str) -> Result<AdminResponse> {
+        let asked = self.ask_anyone(RequestBody::Admin(request)).await;
+        admin_response(asked.map_err(|(attempts, refusal)| match refusal {
+            Some(refusal) => attempts.refused_change(refusal, look),
+            None => attempts.given_up_change(look),
+        })?)
     }
 
     /// Makes a topic, and waits until this client sees it.
@@ -89,7 +120,7 @@ impl Client {
             flush: settings.flush,
             unclean_election: settings.unclean_election,
         };
-        match self.admin(request).await? {
+        match self.change(request, "baton topic list").await? {
             AdminResponse::TopicCreated { topic, .. } => {
                 let limit = self.inner.config.request_timeout;
                 let found = |view: &baton_protocol::metadata::ClusterView| {
@@ -98,7 +129,8 @@ impl Client {
                         .filter(|record| record.id == topic)
                         .cloned()
                 };
-                self.inner.metadata.wait_for(limit, found).await
+                let seen = self.inner.metadata.wait_for(limit, found).await;
+                seen.map_err(|error| done_but_unseen(&format!("topic {name} was made"), error))
             }
             other => Err(unexpected(&other)),
         }
@@ -111,7 +143,8 @@ impl Client {
             name: topic.to_owned(),
             sync_followers,
         };
-        match self.admin(request).await? {
+        let look = format!("baton topic describe {topic}");
+        match self.change(request, &look).await? {
             AdminResponse::Changed { index } => self.wait_for_index(index).await,
             other => Err(unexpected(&other)),
         }
@@ -127,7 +160,7 @@ impl Client {
             topic: topic.to_owned(),
             partition,
         };
-        match self.admin(request).await? {
+        match self.inquire_admin(request).await? {
             AdminResponse::Election(status) => Ok(status),
             other => Err(unexpected(&other)),
         }
@@ -145,7 +178,8 @@ impl Client {
             partition,
             epoch,
         };
-        match self.admin(request).await? {
+        let look = format!("baton topic describe {topic}");
+        match self.change(request, &look).await? {
             AdminResponse::Changed { .. } => Ok(()),
             other => Err(unexpected(&other)),
         }
@@ -164,7 +198,8 @@ impl Client {
             partition,
             to,
         };
-        match self.admin(request).await? {
+        let look = format!("baton topic describe {topic}");
+        match self.change(request, &look).await? {
             AdminResponse::HandoverBegun => {}
             other => return Err(unexpected(&other)),
         }
@@ -172,7 +207,15 @@ impl Client {
             let record = view.topics.get(topic)?.partition(partition)?;
             (record.leader?.broker == to).then_some(())
         };
-        self.inner.metadata.wait_for(HANDOVER_TIMEOUT, leads).await
+        let led = self.inner.metadata.wait_for(HANDOVER_TIMEOUT, leads).await;
+        led.map_err(|error| {
+            let error = error.reworded(|error| {
+                format!(
+                    "broker {to} does not lead {topic}/{partition} yet, and the old leader may go on; look before you repeat it: {look} ({error})"
+                )
+            });
+            error.of_kind(ErrorKind::OutcomeUnknown)
+        })
     }
 
     /// Deletes a topic and its data.
@@ -180,7 +223,7 @@ impl Client {
         let request = AdminRequest::DeleteTopic {
             name: name.to_owned(),
         };
-        match self.admin(request).await? {
+        match self.change(request, "baton topic list").await? {
             AdminResponse::TopicDeleted { index } => self.wait_for_index(index).await,
             other => Err(unexpected(&other)),
         }
@@ -188,15 +231,14 @@ impl Client {
 
     async fn wait_for_index(&self, index: MetadataIndex) -> Result<()> {
         let limit = self.inner.config.request_timeout;
-        self.inner
-            .metadata
-            .wait_for(limit, |view| (view.index >= index).then_some(()))
-            .await
+        let found = |view: &ClusterView| (view.index >= index).then_some(());
+        let seen = self.inner.metadata.wait_for(limit, found).await;
+        seen.map_err(|error| done_but_unseen("the change was made", error))
     }
 
     /// The cluster's health, as its controller sees it.
     pub async fn cluster_status(&self) -> Result<ClusterStatus> {
-        match self.admin(AdminRequest::ClusterStatus).await? {
+        match self.inquire_admin(AdminRequest::ClusterStatus).await? {
             AdminResponse::ClusterStatus(status) => Ok(status),
             other => Err(unexpected(&other)),
         }
@@ -210,12 +252,26 @@ impl Client {
         partition: PartitionIndex,
         ready: bool,
     ) -> Result<PartitionStatus> {
-        let deadline = Instant::now() + self.inner.config.request_timeout;
+        let limit = self.inner.config.request_timeout;
+        self.partition_status_within(topic, partition, ready, limit)
+            .await
+    }
+
+    /// The same within another limit than the usual one.
+    pub async fn partition_status_within(
+        &self,
+        topic: &TopicRecord,
+        partition: PartitionIndex,
+        ready: bool,
+        limit: Duration,
+    ) -> Result<PartitionStatus> {
+        let deadline = later(Instant::now(), limit);
         let topic = topic.id;
         loop {
             let body = RequestBody::PartitionStatus { topic, partition };
             let id = TopicPartition { topic, partition };
-            match self.ask_leader(id, body).await? {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.ask_leader(id, body, left).await? {
                 ResponseBody::PartitionStatus(status) if status.ready || !ready => {
                     return Ok(status);
                 }
@@ -235,7 +291,7 @@ impl Client {
 
     /// An id for an idempotent producer.
     pub(crate) async fn init_producer(&self) -> Result<(ProducerId, u16)> {
-        match self.ask_anyone(RequestBody::InitProducer).await? {
+        match self.inquire(RequestBody::InitProducer).await? {
             ResponseBody::Producer {
                 producer_id,
                 producer_epoch,

@@ -1,17 +1,25 @@
 //! The entry to a cluster.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use baton_protocol::client::RequestBody;
-use baton_protocol::ids::{BrokerId, PartitionIndex, TopicPartition};
+use baton_protocol::client::{RequestBody, ResponseBody};
+use baton_protocol::ids::{BrokerId, TopicPartition};
 use baton_protocol::metadata::{ClusterView, TopicRecord};
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex as AsyncMutex, mpsc};
+use tokio::time::{Instant, sleep, timeout};
 
+use crate::attempts::Attempts;
 use crate::connection::Connection;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::Metadata;
+
+/// How long a leader is given for an answer before it is looked for again.
+const ATTEMPT: Duration = Duration::from_secs(1);
+
+/// Pause between two attempts.
+const ROUND_PAUSE: Duration = Duration::from_millis(30);
 
 /// How to reach a cluster.
 #[derive(Clone, Debug)]
@@ -44,8 +52,17 @@ pub struct Client {
 pub(crate) struct Inner {
     pub config: ClientConfig,
     pub metadata: Metadata,
-    /// One connection to each broker, for requests.
-    connections: Mutex<HashMap<String, Connection>>,
+    /// One connection to each broker, for requests. Each has a lock of its own: a broker that does
+    /// not greet must not keep anybody from the others.
+    connections: Mutex<HashMap<String, Arc<AsyncMutex<Slot>>>>,
+}
+
+/// The place of one broker's connection.
+#[derive(Default)]
+struct Slot {
+    connection: Option<Connection>,
+    /// The last attempt that failed, and when: who waited for it does not try again at once.
+    failure: Option<(Instant, Error)>,
 }
 
 impl Client {
@@ -90,14 +107,30 @@ impl Client {
 
     /// The connection to a broker; made where there is none.
     pub(crate) async fn connection(&self, address: &str) -> Result<Connection> {
-        let mut connections = self.inner.connections.lock().await;
-        if let Some(connection) = connections.get(address).filter(|known| !known.is_closed()) {
+        let asked_at = Instant::now();
+        let slot = {
+            let connections = self.inner.connections.lock();
+            let mut connections = connections.unwrap_or_else(PoisonError::into_inner);
+            connections.entry(address.to_owned()).or_default().clone()
+        };
+        let mut slot = slot.lock().await;
+        if let Some(connection) = slot.connection.as_ref().filter(|known| !known.is_closed()) {
             return Ok(connection.clone());
         }
+        if let Some((_, error)) = slot.failure.as_ref().filter(|(at, _)| *at >= asked_at) {
+            return Err(error.clone());
+        }
         let (pushes, _) = mpsc::unbounded_channel();
-        let connection = self.open(address, pushes).await?;
-        connections.insert(address.to_owned(), connection.clone());
-        Ok(connection)
+        match self.open(address, pushes).await {
+            Ok(connection) => {
+                slot.connection = Some(connection.clone());
+                Ok(connection)
+            }
+            Err(error) => {
+                slot.failure = Some((Instant::now(), error.clone()));
+                Err(error)
+            }
+        }
     }
 
     /// A connection of one's own, for what the broker pushes.
@@ -132,33 +165,40 @@ impl Client {
     }
 
     /// Sends a request to the leader of a partition, again until it succeeds, fails for good, or
-    /// the time is up.
+    /// `limit` is over.
     pub(crate) async fn ask_leader(
         &self,
         partition: TopicPartition,
         body: RequestBody,
-    ) -> Result<baton_protocol::client::ResponseBody> {
-        let deadline = tokio::time::Instant::now() + self.inner.config.request_timeout;
-        let attempt = Duration::from_secs(1);
+        limit: Duration,
+    ) -> Result<ResponseBody> {
+        let mut attempts = Attempts::within(limit);
         loop {
             self.check_exists(partition)?;
+            let index = partition.partition;
+            let left = ATTEMPT.min(attempts.left().max(ROUND_PAUSE));
             let result = match self.leader(partition) {
-                Some((_, address)) => match self.connection(&address).await {
-                    Ok(connection) => connection.ask(body.clone(), attempt).await,
-                    Err(error) => Err(error),
+                Some((_, address)) => match timeout(left, self.connection(&address)).await {
+                    Ok(Ok(connection)) => connection.ask(body.clone(), left).await,
+                    Ok(Err(error)) => Err(error),
+                    Err(_) => Err(Error::new(
+                        ErrorKind::Unreachable,
+                        format!("broker at {address}: no connection within {left:.1?}"),
+                    )),
                 },
-                None => {
-                    let index = PartitionIndex(partition.partition.0);
-                    let text = format!("partition {index} has no leader at the moment");
-                    Err(Error::new(ErrorKind::Unreachable, text))
-                }
+                None => Err(Error::new(
+                    ErrorKind::Unreachable,
+                    format!("partition {index} has no leader at the moment"),
+                )),
             };
             match result {
-                Err(error) if error.is_retriable() && tokio::time::Instant::now() < deadline => {
-                    tokio::time::sleep(Duration::from_millis(30)).await;
-                }
+                Err(error) if error.is_retriable() => attempts.not_sent(error),
                 result => return result,
             }
+            if attempts.are_over() {
+                return Err(attempts.given_up());
+            }
+            sleep(ROUND_PAUSE).await;
         }
     }
 }

@@ -215,6 +215,15 @@ impl Connection {
     /// Asks, and waits for the answer for `limit` at most.
     pub async fn ask(&self, body: RequestBody, limit: Duration) -> Result<ResponseBody> {
         let answered = self.send(body, Bytes::new())?;
+        self.answer_to(answered, limit).await
+    }
+
+    /// Waits for the answer to what was sent, for `limit` at most.
+    pub async fn answer_to(
+        &self,
+        answered: oneshot::Receiver<Result<ResponseBody>>,
+        limit: Duration,
+    ) -> Result<ResponseBody> {
         match timeout(limit, answered).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(lost(self.address(), "the connection was lost")),

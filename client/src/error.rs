@@ -17,6 +17,8 @@ pub enum ErrorKind {
     DeliveryUnknown,
     /// It was not delivered in time, and is not stored.
     NotDelivered,
+    /// A change was asked for and not answered: it may have been made, or may yet be.
+    OutcomeUnknown,
     /// A broker refused the request.
     Refused,
     /// The producer, reader or client was closed.
@@ -63,6 +65,17 @@ impl Error {
         }
     }
 
+    /// The same with another text.
+    pub(crate) fn reworded(mut self, text: impl FnOnce(&str) -> String) -> Self {
+        self.message = text(&self.message);
+        self
+    }
+
+    pub(crate) fn of_kind(mut self, kind: ErrorKind) -> Self {
+        self.kind = kind;
+        self
+    }
+
     /// What kind of error it is.
     pub fn kind(&self) -> ErrorKind {
         self.kind
@@ -76,7 +89,7 @@ impl Error {
     /// Whether the same request can succeed later.
     pub fn is_retriable(&self) -> bool {
         match self.code {
-            Some(code) => code.is_retriable(),
+            Some(code) => self.kind != ErrorKind::OutcomeUnknown && code.is_retriable(),
             None => self.kind == ErrorKind::Unreachable,
         }
     }

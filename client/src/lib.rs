@@ -33,6 +33,7 @@
 //! its promise. What cannot be told (a time-out after something was sent) is an error that says so.
 
 mod admin;
+mod attempts;
 mod client;
 mod connection;
 mod error;
