@@ -6,7 +6,6 @@
 //! id: only batches that were never sent go on under it, so nothing can be stored twice.
 
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,10 +18,12 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use crate::attempts::later;
 use crate::client::{Client, leader_in};
 use crate::connection::Connection;
 use crate::error::{Error, ErrorKind, Result};
-use crate::producer::{Fate, Intake, OpenBatch, ProducerConfig};
+use crate::intake::{Debt, Intake, OpenBatch};
+use crate::producer::ProducerConfig;
 use crate::record::RecordMetadata;
 
 /// Most batches on their way: what a broker remembers of a producer.
@@ -36,11 +37,9 @@ const BACKOFF_MAX: Duration = Duration::from_millis(100);
 
 struct InFlight {
     batch: Bytes,
-    fate: Arc<Fate>,
+    debt: Debt,
     room: usize,
     deadline: Instant,
-    /// It has left at least once: it may be stored.
-    sent: bool,
     answer: Option<oneshot::Receiver<Result<ResponseBody>>>,
 }
 
@@ -58,7 +57,6 @@ pub(crate) struct Lane {
     leader: Option<(BrokerId, Connection)>,
     view: watch::Receiver<Arc<ClusterView>>,
     backoff: Duration,
-    last_error: Option<Error>,
 }
 
 /// Why the lane goes on.
@@ -98,7 +96,6 @@ impl Lane {
             leader: None,
             view,
             backoff: BACKOFF_MIN,
-            last_error: None,
         }
     }
 
@@ -122,10 +119,10 @@ impl Lane {
     /// Takes batches that are full or have lingered long enough, and gives them their sequences.
     async fn take_in(&mut self) {
         while self.in_flight.len() < IN_FLIGHT_MAX {
-            let Some(open) = self.next_batch() else {
+            let Some(open) = self.intake.take(self.config.linger) else {
                 return;
             };
-            let deadline = open.opened_at + self.config.delivery_timeout;
+            let deadline = later(open.opened_at, self.config.delivery_timeout);
             let state = if self.config.acks == Acks::None {
                 // What is sent once needs no sequence; and one that was lost on its way would make
                 // all that follow it look out of order.
@@ -139,10 +136,9 @@ impl Lane {
             };
             self.in_flight.push_back(InFlight {
                 batch: open.builder.build(state),
-                fate: open.fate,
+                debt: open.debt,
                 room: open.room,
                 deadline,
-                sent: false,
                 answer: None,
             });
         }
@@ -158,29 +154,13 @@ impl Lane {
         }
     }
 
-    fn next_batch(&self) -> Option<OpenBatch> {
-        let mut state = self.intake.lock();
-        if let Some(full) = state.full.pop_front() {
-            state.in_hand += 1;
-            return Some(full);
-        }
-        let hurry = state.hurry || state.closed;
-        let due = |open: &OpenBatch| hurry || open.opened_at.elapsed() >= self.config.linger;
-        if state.open.as_ref().is_some_and(due) {
-            state.in_hand += 1;
-            self.intake.sticky.fetch_add(1, Ordering::Relaxed);
-            return state.open.take();
-        }
-        None
-    }
-
     /// The producer id; asked for when it is needed first.
     async fn identity(&mut self, deadline: Instant) -> Option<(ProducerId, u16)> {
         while self.producer.is_none() && Instant::now() < deadline {
             match self.client.init_producer().await {
                 Ok(identity) => self.producer = Some(identity),
                 Err(error) => {
-                    self.last_error = Some(error);
+                    self.intake.set_trouble(Some(error));
                     sleep(BACKOFF_MAX).await;
                 }
             }
@@ -189,8 +169,8 @@ impl Lane {
     }
 
     fn fail_unsent(&mut self, open: OpenBatch) {
-        let error = Error::delivery(self.partition.partition, false, self.last_error.as_ref());
-        self.conclude(&open.fate, open.room, Err(error));
+        let error = self.not_delivered(&open.debt);
+        self.conclude(open.debt, open.room, Err(error));
     }
 
     // ---- sending ----------------------------------------------------------------------------
@@ -210,7 +190,7 @@ impl Lane {
             topic: self.partition.topic,
             partition: self.partition.partition,
             acks: self.config.acks,
-            timeout_ms: self.config.commit_timeout.as_millis() as u32,
+            timeout_ms: u32::try_from(self.config.commit_timeout.as_millis()).unwrap_or(u32::MAX),
         };
         if self.config.acks == Acks::None {
             return self.send_unanswered(&connection, &body);
@@ -220,11 +200,11 @@ impl Lane {
             .iter_mut()
             .filter(|batch| batch.answer.is_none())
         {
-            batch.sent = true;
+            batch.debt.sent = true;
             match connection.send(body.clone(), batch.batch.clone()) {
                 Ok(answer) => batch.answer = Some(answer),
                 Err(error) => {
-                    self.last_error = Some(error);
+                    self.intake.set_trouble(Some(error));
                     return self.start_over();
                 }
             }
@@ -235,7 +215,7 @@ impl Lane {
     fn send_unanswered(&mut self, connection: &Connection, body: &RequestBody) {
         while let Some(batch) = self.in_flight.front() {
             if let Err(error) = connection.tell(body.clone(), batch.batch.clone()) {
-                self.last_error = Some(error);
+                self.intake.set_trouble(Some(error));
                 return self.start_over();
             }
             if let Some(batch) = self.in_flight.pop_front() {
@@ -244,7 +224,7 @@ impl Lane {
                     offset: None,
                     epoch: None,
                 };
-                self.conclude(&batch.fate, batch.room, Ok(metadata));
+                self.conclude(batch.debt, batch.room, Ok(metadata));
             }
         }
     }
@@ -256,7 +236,8 @@ impl Lane {
         self.leader = None;
         let Some((leader, address)) = self.client.leader(self.partition) else {
             let text = "the partition has no leader at the moment";
-            self.last_error = Some(Error::new(ErrorKind::Unreachable, text));
+            let error = Error::new(ErrorKind::Unreachable, text);
+            self.intake.set_trouble(Some(error));
             return None;
         };
         match self.client.connection(&address).await {
@@ -265,7 +246,7 @@ impl Lane {
                 Some(connection)
             }
             Err(error) => {
-                self.last_error = Some(error);
+                self.intake.set_trouble(Some(error));
                 None
             }
         }
@@ -282,9 +263,9 @@ impl Lane {
     // ---- waiting ----------------------------------------------------------------------------
 
     async fn next_event(&mut self) -> Event {
-        let linger = self.linger_deadline();
+        let linger = self.intake.linger_deadline(self.config.linger);
         let Some(first) = self.in_flight.front_mut() else {
-            if self.is_done() {
+            if self.intake.is_done() {
                 return Event::End;
             }
             return tokio::select! {
@@ -326,21 +307,6 @@ impl Lane {
         }
     }
 
-    /// When the open batch has lingered long enough.
-    fn linger_deadline(&self) -> Instant {
-        let state = self.intake.lock();
-        let far = Instant::now() + Duration::from_secs(3600);
-        state
-            .open
-            .as_ref()
-            .map_or(far, |open| open.opened_at + self.config.linger)
-    }
-
-    fn is_done(&self) -> bool {
-        let state = self.intake.lock();
-        state.closed && state.is_idle()
-    }
-
     /// The partition may have another leader now: one that is frozen answers nothing, so this is
     /// not left to its connection.
     fn on_view(&mut self) {
@@ -362,13 +328,14 @@ impl Lane {
         match result {
             Ok(ResponseBody::Produced { base_offset, epoch }) => {
                 self.backoff = BACKOFF_MIN;
+                self.intake.set_trouble(None);
                 if let Some(batch) = self.in_flight.pop_front() {
                     let metadata = RecordMetadata {
                         partition: self.partition.partition,
                         offset: base_offset,
                         epoch: Some(epoch),
                     };
-                    self.conclude(&batch.fate, batch.room, Ok(metadata));
+                    self.conclude(batch.debt, batch.room, Ok(metadata));
                 }
             }
             Ok(other) => {
@@ -383,7 +350,7 @@ impl Lane {
                         ErrorCode::NotLeader | ErrorCode::LeaderChanged | ErrorCode::NoLeader
                     )
                 );
-                self.last_error = Some(error);
+                self.intake.set_trouble(Some(error));
                 self.start_over();
                 self.wait_a_little(moved).await;
             }
@@ -405,9 +372,9 @@ impl Lane {
     /// The oldest batch failed for good. Those sent after it under the same id cannot be stored
     /// any more (their sequence does not follow), or are: which one is not known, so they fail too.
     fn fail_front(&mut self, error: Error) {
-        self.last_error = Some(error.clone());
+        self.intake.set_trouble(Some(error.clone()));
         if let Some(batch) = self.in_flight.pop_front() {
-            self.conclude(&batch.fate, batch.room, Err(error));
+            self.conclude(batch.debt, batch.room, Err(error));
         }
         self.fail_sent();
     }
@@ -415,12 +382,8 @@ impl Lane {
     /// The oldest batch's time is up.
     fn give_up(&mut self) {
         if let Some(batch) = self.in_flight.pop_front() {
-            let error = Error::delivery(
-                self.partition.partition,
-                batch.sent,
-                self.last_error.as_ref(),
-            );
-            self.conclude(&batch.fate, batch.room, Err(error));
+            let error = self.not_delivered(&batch.debt);
+            self.conclude(batch.debt, batch.room, Err(error));
         }
         self.fail_sent();
     }
@@ -429,30 +392,43 @@ impl Lane {
     /// of the old identity by now, so it goes too: what was never sent is not stored.
     fn fail_sent(&mut self) {
         for batch in std::mem::take(&mut self.in_flight) {
-            let error = Error::delivery(
-                self.partition.partition,
-                batch.sent,
-                self.last_error.as_ref(),
-            );
-            self.conclude(&batch.fate, batch.room, Err(error));
+            let error = self.not_delivered(&batch.debt);
+            self.conclude(batch.debt, batch.room, Err(error));
         }
         self.producer = None;
         self.next_sequence = 0;
         self.leader = None;
     }
 
-    fn conclude(&self, fate: &Fate, room: usize, result: Result<RecordMetadata>) {
+    fn not_delivered(&self, debt: &Debt) -> Error {
+        let last = self.intake.trouble();
+        Error::delivery(self.partition.partition, debt.sent, last.as_ref())
+    }
+
+    fn conclude(&self, debt: Debt, room: usize, result: Result<RecordMetadata>) {
         if let Err(error) = &result {
             let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
             failure.get_or_insert_with(|| error.clone());
         }
-        fate.decide(result);
+        debt.pay(result);
         self.room.add_permits(room);
-        let mut state = self.intake.lock();
-        state.in_hand -= 1;
-        if state.is_idle() {
-            state.hurry = false;
-            self.intake.idle.notify_waiters();
+        self.intake.put_down();
+    }
+}
+
+/// However the lane ends, nobody waits for it any more: for an acknowledgement, for room, or for it
+/// to be idle.
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.in_flight.clear();
+        self.room.close();
+        if self.intake.end() {
+            let error = Error::new(
+                ErrorKind::Closed,
+                "the producer ended before all was decided",
+            );
+            let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+            failure.get_or_insert(error);
         }
     }
 }

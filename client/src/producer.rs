@@ -1,19 +1,20 @@
 //! Sending records: batches them by partition, and has each partition's lane deliver them.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use baton_protocol::batch::{BATCH_HEADER_BYTES, BatchBuilder, Header};
 use baton_protocol::client::Acks;
 use baton_protocol::ids::{PartitionIndex, TopicPartition};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
+use crate::intake::{Ack, Debt, Intake, OpenBatch};
 use crate::lane::Lane;
-use crate::record::{Record, RecordMetadata, partition_of_key};
+use crate::record::{Record, partition_of_key};
 
 /// How a producer works.
 #[derive(Clone, Debug)]
@@ -47,95 +48,6 @@ impl Default for ProducerConfig {
     }
 }
 
-/// The fate of a batch, shared by the acknowledgements of its records.
-#[derive(Debug, Default)]
-pub(crate) struct Fate {
-    result: OnceLock<Result<RecordMetadata>>,
-    decided: Notify,
-}
-
-impl Fate {
-    pub fn decide(&self, result: Result<RecordMetadata>) {
-        // A batch is decided once; whoever comes second has nothing to add.
-        drop(self.result.set(result));
-        self.decided.notify_waiters();
-    }
-
-    async fn wait(&self) -> Result<RecordMetadata> {
-        loop {
-            let decided = self.decided.notified();
-            tokio::pin!(decided);
-            decided.as_mut().enable();
-            if let Some(result) = self.result.get() {
-                return result.clone();
-            }
-            decided.await;
-        }
-    }
-}
-
-/// An acknowledgement that is to come. Await it for where the record is.
-#[derive(Debug)]
-#[must_use = "an acknowledgement that is not awaited hides an error; `flush` reports it too"]
-pub struct Ack {
-    fate: Arc<Fate>,
-    index: u32,
-}
-
-impl Ack {
-    /// Waits for the broker's word.
-    pub async fn wait(self) -> Result<RecordMetadata> {
-        let mut metadata = self.fate.wait().await?;
-        let index = u64::from(self.index);
-        metadata.offset = metadata.offset.map(|offset| offset.plus(index));
-        Ok(metadata)
-    }
-}
-
-/// A batch that takes records.
-pub(crate) struct OpenBatch {
-    pub builder: BatchBuilder,
-    pub fate: Arc<Fate>,
-    pub opened_at: Instant,
-    /// What it took from the buffer's room.
-    pub room: usize,
-}
-
-/// What a producer and a partition's lane share.
-pub(crate) struct Intake {
-    state: Mutex<IntakeState>,
-    /// Something was added, or the producer closed.
-    pub news: Notify,
-    /// The lane has nothing left.
-    pub idle: Notify,
-    /// The partition that records without key or partition go to, shared by all lanes: it moves on
-    /// with every batch.
-    pub sticky: Arc<AtomicU32>,
-}
-
-#[derive(Default)]
-pub(crate) struct IntakeState {
-    pub open: Option<OpenBatch>,
-    pub full: std::collections::VecDeque<OpenBatch>,
-    /// Batches that the lane has taken and not decided.
-    pub in_hand: usize,
-    /// Send what there is, do not linger.
-    pub hurry: bool,
-    pub closed: bool,
-}
-
-impl Intake {
-    pub fn lock(&self) -> MutexGuard<'_, IntakeState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl IntakeState {
-    pub fn is_idle(&self) -> bool {
-        self.open.is_none() && self.full.is_empty() && self.in_hand == 0
-    }
-}
-
 /// Sends records to one topic, idempotently: whatever is repeated on the way, each record is stored
 /// once, and those of a partition in the order of their `send`s.
 pub struct Producer {
@@ -152,17 +64,14 @@ impl Client {
     pub async fn producer(&self, topic: &str, config: ProducerConfig) -> Result<Producer> {
         let record = self.topic(topic).await?;
         let message_bytes_max = self.message_bytes_max().await?;
-        let room = Arc::new(Semaphore::new(config.buffer_bytes_max));
+        let room = Arc::new(Semaphore::new(
+            config.buffer_bytes_max.min(Semaphore::MAX_PERMITS),
+        ));
         let failure = Arc::new(Mutex::new(None));
         let sticky = Arc::new(AtomicU32::new(0));
         let mut partitions = Vec::new();
         for index in 0..record.partitions.len() as u32 {
-            let intake = Arc::new(Intake {
-                state: Mutex::default(),
-                news: Notify::new(),
-                idle: Notify::new(),
-                sticky: sticky.clone(),
-            });
+            let intake = Arc::new(Intake::new(sticky.clone()));
             let partition = TopicPartition {
                 topic: record.id,
                 partition: PartitionIndex(index),
@@ -214,20 +123,20 @@ impl Producer {
             .collect();
         let (key, value) = (record.key.as_deref(), record.value.as_deref());
         let size = BatchBuilder::record_bytes_max(key, value, &headers);
-        if size + BATCH_HEADER_BYTES > self.message_bytes_max {
+        let alone = size + BATCH_HEADER_BYTES;
+        if alone > self.message_bytes_max {
             let text = format!(
-                "a record of {size} bytes; the brokers take at most {} (limits.message_bytes_max)",
+                "a record that takes up to {alone} bytes, {BATCH_HEADER_BYTES} for its batch among them; the brokers take at most {} (limits.message_bytes_max)",
                 self.message_bytes_max
             );
             return Err(Error::new(ErrorKind::Refused, text));
         }
+        self.check_partition(&record)?;
         let share = size.min(self.config.buffer_bytes_max);
-        let permit = self.room.acquire_many(share as u32).await;
-        permit
-            .map_err(|_| Error::new(ErrorKind::Closed, "the producer is closed"))?
-            .forget();
+        let room = self.room.acquire_many(share as u32).await;
+        let room = room.map_err(|_| Error::new(ErrorKind::Closed, "the producer is closed"))?;
         let timestamp = record.timestamp_ms.unwrap_or_else(now_ms);
-        let partition = self.choose(&record)?;
+        let partition = self.choose(&record);
         let intake = &self.partitions[partition as usize];
         let mut state = intake.lock();
         if state.closed {
@@ -246,33 +155,48 @@ impl Producer {
         }
         let fresh = state.open.is_none();
         let open = state.open.get_or_insert_with(|| OpenBatch {
-            builder: BatchBuilder::with_capacity(limit.max(size + BATCH_HEADER_BYTES)),
-            fate: Arc::default(),
+            builder: BatchBuilder::with_capacity(limit.max(alone)),
+            debt: Debt::new(PartitionIndex(partition)),
             opened_at: Instant::now(),
             room: 0,
         });
         let index = open.builder.records();
         open.builder.push(timestamp, key, value, &headers);
+        // Given back by the lane, once the batch is decided.
         open.room += share;
-        let fate = open.fate.clone();
+        room.forget();
+        let ack = open.debt.ack(index);
         drop(state);
         if fresh {
             intake.news.notify_one();
         }
-        Ok(Ack { fate, index })
+        Ok(ack)
     }
 
-    fn choose(&self, record: &Record) -> Result<u32> {
+    fn check_partition(&self, record: &Record) -> Result<()> {
         let count = self.partitions.len() as u32;
-        match (record.partition, &record.key) {
-            (Some(partition), _) if partition.0 < count => Ok(partition.0),
-            (Some(partition), _) => {
+        match record.partition {
+            Some(partition) if partition.0 >= count => {
                 let text = format!("the topic has {count} partitions, there is no {partition}");
                 Err(Error::new(ErrorKind::UnknownTopic, text))
             }
-            (None, Some(key)) => Ok(partition_of_key(key, count).0),
-            (None, None) => Ok(self.sticky.load(Ordering::Relaxed) % count),
+            _ => Ok(()),
         }
+    }
+
+    fn choose(&self, record: &Record) -> u32 {
+        let count = self.partitions.len() as u32;
+        match (record.partition, &record.key) {
+            (Some(partition), _) => partition.0,
+            (None, Some(key)) => partition_of_key(key, count).0,
+            (None, None) => self.sticky.load(Ordering::Relaxed) % count,
+        }
+    }
+
+    /// Why records wait at the moment, if some partition gets on with none: the last error on the
+    /// way to it. It is tried again until the delivery timeout.
+    pub fn trouble(&self) -> Option<Error> {
+        self.partitions.iter().find_map(|intake| intake.trouble())
     }
 
     /// Sends everything and waits until it is decided. An error if any record since the last
