@@ -66,13 +66,16 @@ struct Slot {
 }
 
 impl Client {
-    /// Finds the cluster: ready when a broker has told who belongs to it.
+    /// Finds the cluster: ready when a broker has told who belongs to it. Fails at once where none of
+    /// the addresses is a broker's that this client can talk to.
     pub async fn connect(config: ClientConfig) -> Result<Client> {
         let metadata = Metadata::follow(config.bootstrap.clone());
         let limit = config.request_timeout;
-        metadata
-            .wait_for(limit, |view| (!view.brokers.is_empty()).then_some(()))
-            .await?;
+        tokio::select! {
+            biased;
+            found = metadata.wait_for(limit, |view| (!view.brokers.is_empty()).then_some(())) => found?,
+            error = metadata.hopeless() => return Err(error),
+        }
         Ok(Client {
             inner: Arc::new(Inner {
                 config,

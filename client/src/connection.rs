@@ -8,7 +8,7 @@ use std::time::Duration;
 use baton_protocol::client::{
     CLIENT_PROTOCOL_VERSION, ClientRequest, RequestBody, ResponseBody, ServerMessage,
 };
-use baton_protocol::frame::{Decoder, RawFrame, encode_header};
+use baton_protocol::frame::{Decoder, FrameError, RawFrame, encode_header};
 use baton_protocol::ids::ClusterId;
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -52,6 +52,14 @@ fn lost(address: &str, why: impl std::fmt::Display) -> Error {
     Error::new(
         ErrorKind::Unreachable,
         format!("broker at {address}: {why}"),
+    )
+}
+
+/// What listens there is no broker's port for clients.
+fn foreign(address: &str, why: impl std::fmt::Display) -> Error {
+    Error::new(
+        ErrorKind::NotABroker,
+        format!("what answers at {address} is no broker's port for clients: {why}"),
     )
 }
 
@@ -101,22 +109,28 @@ impl Connection {
         let mut buffer = BytesMut::with_capacity(READ_BYTES);
         let frame = read_frame(&mut read, &mut buffer)
             .await
-            .map_err(|why| lost(address, why))?;
+            .map_err(|error| match error {
+                ReadError::Lost(why) => lost(address, why),
+                ReadError::Malformed(error) => foreign(address, error),
+            })?;
         let message = frame
             .message::<ServerMessage>()
-            .map_err(|error| lost(address, error))?;
+            .map_err(|error| foreign(address, error))?;
         let ServerMessage::Response { result, .. } = message else {
-            return Err(lost(address, "the greeting was not answered"));
+            return Err(foreign(address, "it did not answer the greeting"));
         };
+        let greeting = result.map_err(|error| {
+            Error::from(error).reworded(|error| format!("broker at {address}: {error}"))
+        })?;
         let ResponseBody::Hello {
             cluster_id,
             message_bytes_max,
             ..
-        } = result?
+        } = greeting
         else {
-            return Err(lost(
+            return Err(foreign(
                 address,
-                "the greeting was answered with something else",
+                "it answered the greeting with something else",
             ));
         };
         let connection = Connection::start(address, read, write, buffer, pushes, message_bytes_max);
@@ -242,22 +256,31 @@ fn encode(request: &ClientRequest, payload: usize) -> Result<Bytes> {
     Ok(head.freeze())
 }
 
+/// Why there is no next frame.
+#[derive(Debug, thiserror::Error)]
+enum ReadError {
+    #[error("{0}")]
+    Lost(String),
+    #[error("malformed frame: {0}")]
+    Malformed(FrameError),
+}
+
 async fn read_frame(
     read: &mut OwnedReadHalf,
     buffer: &mut BytesMut,
-) -> std::result::Result<RawFrame, String> {
+) -> std::result::Result<RawFrame, ReadError> {
     loop {
         let decoded = Decoder::default()
             .decode(buffer)
-            .map_err(|error| error.to_string())?;
+            .map_err(ReadError::Malformed)?;
         if let Some(frame) = decoded {
             return Ok(frame);
         }
         buffer.reserve(READ_BYTES);
         match read.read_buf(buffer).await {
-            Ok(0) => return Err("the connection was closed".to_owned()),
+            Ok(0) => return Err(ReadError::Lost("the connection was closed".to_owned())),
             Ok(_) => {}
-            Err(error) => return Err(error.to_string()),
+            Err(error) => return Err(ReadError::Lost(error.to_string())),
         }
     }
 }
@@ -276,7 +299,7 @@ impl Reader {
         let why = loop {
             let frame = match read_frame(&mut self.read, &mut self.buffer).await {
                 Ok(frame) => frame,
-                Err(why) => break why,
+                Err(error) => break error.to_string(),
             };
             match frame.message::<ServerMessage>() {
                 Ok(ServerMessage::Response { id, result }) => {

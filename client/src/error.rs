@@ -9,6 +9,8 @@ use baton_protocol::ids::PartitionIndex;
 pub enum ErrorKind {
     /// No broker could be reached.
     Unreachable,
+    /// What answers at an address is no broker that this client can talk to.
+    NotABroker,
     /// The brokers belong to another cluster than before.
     WrongCluster,
     /// There is no such topic or partition.
@@ -90,8 +92,13 @@ impl Error {
     pub fn is_retriable(&self) -> bool {
         match self.code {
             Some(code) => self.kind != ErrorKind::OutcomeUnknown && code.is_retriable(),
-            None => self.kind == ErrorKind::Unreachable,
+            None => matches!(self.kind, ErrorKind::Unreachable | ErrorKind::NotABroker),
         }
+    }
+
+    /// Whether to begin with these addresses is of no use: it takes a person to change that.
+    pub(crate) fn is_hopeless(&self) -> bool {
+        self.kind == ErrorKind::NotABroker || !self.is_retriable()
     }
 }
 

@@ -25,6 +25,9 @@ const PROBE_TIMEOUT: Duration = Duration::from_millis(400);
 /// Pause after a round in which no broker answered.
 const ROUND_PAUSE: Duration = Duration::from_millis(30);
 
+/// The same where what answers is no broker, or none of this cluster: that is not soon over.
+const HOPELESS_PAUSE: Duration = Duration::from_secs(1);
+
 /// The cluster as far as it is known. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Metadata {
@@ -63,6 +66,20 @@ impl Metadata {
         self.trouble.borrow().clone()
     }
 
+    /// Waits until all addresses have been tried and none can ever do: what answers there is no
+    /// broker that this client can talk to.
+    pub async fn hopeless(&self) -> Error {
+        let mut trouble = self.trouble.clone();
+        let found = trouble.wait_for(|trouble| {
+            let trouble = trouble.as_ref();
+            trouble.is_some_and(Error::is_hopeless)
+        });
+        match found.await.map(|found| found.clone()) {
+            Ok(Some(error)) => error,
+            Ok(None) | Err(_) => Error::new(ErrorKind::Closed, "the client is closed"),
+        }
+    }
+
     /// Waits for a view that `found` finds something in.
     pub async fn wait_for<T>(
         &self,
@@ -82,13 +99,15 @@ impl Metadata {
         };
         match timeout(limit, wait).await {
             Ok(result) => result,
-            Err(_) => Err(self.trouble().unwrap_or_else(|| {
-                let text = format!(
-                    "the cluster's metadata did not show it within {} ms",
-                    limit.as_millis()
-                );
-                Error::new(ErrorKind::Unreachable, text)
-            })),
+            Err(_) => Err(match self.trouble() {
+                Some(error) => {
+                    error.reworded(|error| format!("gave up after {limit:.1?}: {error}"))
+                }
+                None => {
+                    let text = format!("the cluster's metadata did not show it within {limit:.1?}");
+                    Error::new(ErrorKind::Unreachable, text)
+                }
+            }),
         }
     }
 }
@@ -104,22 +123,31 @@ struct Follower {
 
 impl Follower {
     async fn run(mut self) {
-        let mut failures = 0;
+        let mut failures: Vec<Error> = Vec::new();
         while !self.view.is_closed() {
             let candidates = self.candidates();
-            let address = candidates[self.turn % candidates.len()].clone();
+            let Some(address) = candidates.get(self.turn % candidates.len().max(1)) else {
+                let text = "no broker was named to begin with";
+                let error = Error::new(ErrorKind::Refused, text);
+                self.trouble.send_replace(Some(error));
+                return;
+            };
             self.turn += 1;
-            let result = self.follow(&address).await;
+            let result = self.follow(address).await;
             let Err(error) = result else {
-                failures = 0;
+                failures.clear();
                 continue;
             };
             tracing::debug!(address, %error, "no metadata from this broker");
-            failures += 1;
-            if failures >= candidates.len() {
-                failures = 0;
-                self.trouble.send_replace(Some(error));
-                sleep(ROUND_PAUSE).await;
+            failures.push(error);
+            if failures.len() >= candidates.len() {
+                let trouble = all_of(std::mem::take(&mut failures));
+                let pause = match trouble.is_hopeless() {
+                    false => ROUND_PAUSE,
+                    true => HOPELESS_PAUSE,
+                };
+                self.trouble.send_replace(Some(trouble));
+                sleep(pause).await;
             }
         }
     }
@@ -203,5 +231,60 @@ impl Follower {
             }
             newer
         });
+    }
+}
+
+/// A round's failures as one: each is told, and it is as hopeful as the most hopeful of them.
+fn all_of(mut failures: Vec<Error>) -> Error {
+    let mut texts: Vec<String> = Vec::new();
+    for text in failures.iter().map(Error::to_string) {
+        if !texts.contains(&text) {
+            texts.push(text);
+        }
+    }
+    let hopeful = failures.iter().position(|error| !error.is_hopeless());
+    let error = match failures.is_empty() {
+        true => Error::new(ErrorKind::Unreachable, ""),
+        false => failures.swap_remove(hopeful.unwrap_or(0)),
+    };
+    error.reworded(|_| texts.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_tells_all_failures_and_hopes_while_one_does() {
+        let foreign = Error::new(ErrorKind::NotABroker, "a: no broker");
+        let down = Error::new(ErrorKind::Unreachable, "b: refused");
+        let both = all_of(vec![foreign.clone(), down]);
+        assert!(!both.is_hopeless());
+        assert_eq!(both.to_string(), "a: no broker; b: refused");
+        assert!(all_of(vec![foreign]).is_hopeless());
+    }
+
+    #[tokio::test]
+    async fn what_is_no_broker_is_given_up_at_once() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+        let listener = listener.expect("listens");
+        let address = listener.local_addr().expect("an address").to_string();
+        tokio::spawn(async move {
+            while let Ok((mut socket, _)) = listener.accept().await {
+                let mut bytes = [0; 16];
+                socket.read_exact(&mut bytes).await.expect("a hello");
+                socket
+                    .write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                    .await
+                    .expect("answered");
+            }
+        });
+        let config = crate::ClientConfig::new(vec![address.clone()]);
+        let began = std::time::Instant::now();
+        let error = crate::Client::connect(config).await.err().expect("refused");
+        assert!(began.elapsed() < Duration::from_secs(5));
+        assert_eq!(error.kind(), ErrorKind::NotABroker);
+        assert!(error.to_string().contains(&address), "{error}");
     }
 }
