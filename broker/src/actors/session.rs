@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::{
     Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture,
@@ -26,6 +27,9 @@ use crate::actors::subscription::{Subscription, Wanted};
 use crate::driver::CheckedBatch;
 use crate::net::connection::{self, ConnectionError, FrameReader, Outgoing};
 use crate::shared::Shared;
+
+/// How long a client may be connected before it greets: a connection costs an open file.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A request's least share of the allowance: small ones cost too.
 const REQUEST_BYTES_MIN: usize = 256;
@@ -403,6 +407,15 @@ async fn read_requests(
 
 impl Actor for Session {
     type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.run_later(HELLO_TIMEOUT, |session, ctx| {
+            if !session.greeted {
+                tracing::debug!("a client did not greet in time");
+                ctx.stop();
+            }
+        });
+    }
 
     fn stopped(&mut self, _: &mut Self::Context) {
         self.reading.abort();
