@@ -3,6 +3,8 @@
 //!
 //! Runs on a thread of its own, so that a busy arbiter never makes this broker look dead.
 
+mod lonely;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,6 +24,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
+use self::lonely::Lonely;
 use crate::actors::messages::{
     ControllerKnown, FencePartitions, HandOverPartition, MetadataCommands, MetadataSnapshot,
     Registered, SetChangesRefused,
@@ -161,6 +164,8 @@ pub struct Keeper {
     waiting: HashMap<u64, oneshot::Sender<Result<AdminResponse, WireError>>>,
     next_request: u64,
     hint: Option<BrokerId>,
+    /// The session that ended last had been one with the controller.
+    greeted: bool,
 }
 
 impl Keeper {
@@ -183,14 +188,23 @@ impl Keeper {
             waiting: HashMap::new(),
             next_request: 0,
             hint: None,
+            greeted: false,
         }
     }
 
     /// Keeps a session for as long as the process lives.
     pub async fn run(mut self) {
+        let mut lonely = Lonely::since(Instant::now());
         loop {
             for address in self.candidates() {
-                match self.session(&address).await {
+                let outcome = self.session(&address).await;
+                match &outcome {
+                    Err(error) if !std::mem::take(&mut self.greeted) => {
+                        lonely.tried(&address, error)
+                    }
+                    _ => lonely.had_company(Instant::now()),
+                }
+                match outcome {
                     Ok(()) => {}
                     // Asked first in the next round, if it is known where that broker is; if not, the
                     // other candidates are as good.
@@ -203,6 +217,10 @@ impl Keeper {
                 self.router.do_send(ControllerKnown(None));
             }
             self.waiting.clear();
+            let formed = self.shared.cluster_id().is_some();
+            if let Some(complaint) = lonely.complaint(Instant::now(), formed) {
+                tracing::warn!("{complaint}");
+            }
             sleep(ROUND_PAUSE).await;
         }
     }
@@ -239,6 +257,7 @@ impl Keeper {
         let greeting = timeout(WELCOME_TIMEOUT, self.greet(address)).await;
         let (mut reader, mut write, controller) = greeting.map_err(|_| SessionError::Silent)??;
         tracing::info!(address, %controller, "session with the controller");
+        self.greeted = true;
         self.router.do_send(ControllerKnown(Some(controller)));
         let (out, mut queue) = mpsc::unbounded_channel();
         let writer =
