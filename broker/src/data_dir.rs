@@ -49,9 +49,15 @@ impl DataDir {
             }
         }
         let owner = keep(path, "broker-id", || broker.to_string())?;
+        if owner.parse::<BrokerId>().is_err() {
+            bail!(
+                "{} holds no broker id, but {owner:?}: the directory was damaged; if it is broker {broker}'s, write {broker} into that file",
+                path.join("broker-id").display()
+            );
+        }
         if owner != broker.to_string() {
             bail!(
-                "the data directory {} belongs to broker {owner}, not to broker {broker}",
+                "the data directory {} belongs to broker {owner}, not to broker {broker}; give each broker a directory of its own (broker.data_dir or --data-dir)",
                 path.display()
             );
         }
@@ -61,7 +67,7 @@ impl DataDir {
         let directory = keep(path, "directory-id", || Uuid::new_v4().to_string())?;
         let directory = directory
             .parse()
-            .with_context(|| format!("{}: no directory id", path.join("directory-id").display()))?;
+            .with_context(|| format!("{} holds no directory id: the directory was damaged; use an empty one, and the other replicas will fill it", path.join("directory-id").display()))?;
         Ok(DataDir {
             path: path.to_owned(),
             directory,
@@ -148,7 +154,7 @@ pub fn cluster_of(path: &Path) -> anyhow::Result<Option<ClusterId>> {
     match std::fs::read_to_string(&path) {
         Ok(text) => {
             let id = text.trim().parse();
-            let id = id.with_context(|| format!("{}: no cluster id", path.display()))?;
+            let id = id.with_context(|| format!("{} holds no cluster id: the directory was damaged; write the id that `baton cluster status` shows into that file", path.display()))?;
             Ok(Some(id))
         }
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
