@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use anyhow::bail;
-use baton_client::{Client, ClientConfig};
+use baton_protocol::admin::PartitionTrouble;
 use baton_protocol::ids::ClusterId;
 use baton_raft::{CallError, Identity};
 use clap::Subcommand;
 use serde_json::json;
 
-use crate::cli::output::{print_json, print_table};
-use crate::cli::{Global, block_on};
+use crate::cli::output::{count, print_json, print_table, say};
+use crate::cli::{Global, block_on, bootstrap};
 
 /// How long a voter may take to answer.
 const VOTER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -19,12 +19,18 @@ const VOTER_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug, Subcommand)]
 pub enum ClusterCommand {
     /// Form a cluster, once: its voters run, and belong to none yet.
+    #[command(
+        after_help = "Example, with three brokers that run with these as their broker.raft_listen:\n  \
+                      baton cluster init --voters 10.0.0.1:7601,10.0.0.2:7601,10.0.0.3:7601"
+    )]
     Init {
-        /// The Raft addresses of all voters, separated by commas.
+        /// The Raft addresses (broker.raft_listen, port 7601 by default) of all voters, separated
+        /// by commas.
         #[arg(long, required = true, value_delimiter = ',')]
         voters: Vec<String>,
     },
-    /// Show brokers, controller, and partitions that something is wrong with.
+    /// Show brokers, controller, and partitions that something is wrong with. Ends with 0 although
+    /// something is: with --json, `troubles` says what.
     Status,
 }
 
@@ -69,8 +75,8 @@ pub fn run(command: &ClusterCommand, global: &Global) -> anyhow::Result<()> {
                 if global.json {
                     return print_json(&json!({"cluster_id": cluster_id}));
                 }
-                println!("cluster {cluster_id} formed with {} voters", voters.len());
-                Ok(())
+                let voters = count(voters.len(), "voter", "voters");
+                say!("cluster {cluster_id} formed with {voters}")
             }
             ClusterCommand::Status => status(global).await,
         }
@@ -78,8 +84,11 @@ pub fn run(command: &ClusterCommand, global: &Global) -> anyhow::Result<()> {
 }
 
 async fn status(global: &Global) -> anyhow::Result<()> {
-    let client = Client::connect(ClientConfig::new(global.bootstrap.clone())).await?;
-    let status = client.cluster_status().await?;
+    let client = bootstrap::connect(global).await?;
+    let mut status = client.cluster_status().await?;
+    // The controller orders them by the topics' ids, which nobody knows by heart.
+    let order = |trouble: &PartitionTrouble| (trouble.topic.clone(), trouble.partition);
+    status.troubles.sort_by_key(order);
     let view = client.view();
     let leads = |id| {
         let partitions = view.topics.values().flat_map(|topic| &topic.partitions);
@@ -99,12 +108,13 @@ async fn status(global: &Global) -> anyhow::Result<()> {
             "troubles": status.troubles,
         }));
     }
-    println!("cluster     {}", view.cluster_id);
-    println!(
-        "controller  broker {} (term {}, metadata at {})",
-        status.controller, status.term, status.index
-    );
-    println!();
+    say!("cluster     {}", view.cluster_id)?;
+    say!(
+        "controller  broker {} (term {}, metadata at {})\n",
+        status.controller,
+        status.term,
+        status.index
+    )?;
     let rows: Vec<Vec<String>> = view
         .brokers
         .values()
@@ -120,16 +130,16 @@ async fn status(global: &Global) -> anyhow::Result<()> {
         })
         .collect();
     print_table(
-        &["broker", "state", "leads", "clients", "brokers", "epoch"],
+        &["broker", "state", "leads", "clients", "brokers", "life"],
         &rows,
     )?;
-    println!();
+    say!("")?;
     if status.troubles.is_empty() {
-        println!(
-            "all {} partitions are led and fully replicated",
-            status.partitions
-        );
-        return Ok(());
+        return match status.partitions {
+            0 => say!("there are no topics yet (make one: baton topic create NAME)"),
+            1 => say!("the one partition is led and fully replicated"),
+            number => say!("all {number} partitions are led and fully replicated"),
+        };
     }
     let rows: Vec<Vec<String>> = status
         .troubles

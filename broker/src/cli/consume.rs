@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::io::{BufWriter, Write};
 
 use anyhow::bail;
-use baton_client::{Chunk, Client, ClientConfig, ConsumedRecord, ReaderConfig, Start};
+use baton_client::{Chunk, Client, ConsumedRecord, ReaderConfig, Start};
 use baton_protocol::ids::{Offset, PartitionIndex};
 use baton_protocol::metadata::TopicRecord;
 use clap::Args;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
-use crate::cli::{Global, block_on};
+use crate::cli::output::unwritten;
+use crate::cli::{Global, block_on, bootstrap, bytes};
 
 /// Flags of `baton consume`.
 #[derive(Debug, Args)]
@@ -46,9 +47,12 @@ pub struct ConsumeArgs {
 /// Prints records.
 pub fn run(args: &ConsumeArgs, global: &Global) -> anyhow::Result<()> {
     block_on(async {
-        let client = Client::connect(ClientConfig::new(global.bootstrap.clone())).await?;
+        let client = bootstrap::connect(global).await?;
         let topic = client.topic(&args.topic).await?;
         let partitions = partitions(args, &topic)?;
+        if args.count == Some(0) {
+            return Ok(());
+        }
         let ends = match args.until_end {
             true => Some(ends(&client, &topic, &partitions).await?),
             false => None,
@@ -109,6 +113,11 @@ async fn read(
 ) -> anyhow::Result<()> {
     // A partition that is empty, or read from its end on, sends nothing that would end it.
     if let (Some(ends), Start::Offset(offset)) = (&mut ends, &config.start) {
+        if let Some((partition, end)) = ends.iter().find(|(_, end)| *offset > **end) {
+            bail!(
+                "there is no offset {offset} in partition {partition}: what is committed ends at {end}"
+            );
+        }
         ends.retain(|_, end| *end > *offset);
     }
     if let Some(ends) = &mut ends {
@@ -134,8 +143,7 @@ async fn read(
             break;
         }
     }
-    printer.out.flush()?;
-    Ok(())
+    printer.out.flush().map_err(unwritten)
 }
 
 struct Printer<'a> {
@@ -163,13 +171,18 @@ impl Printer<'_> {
     fn print_record(&mut self, record: &ConsumedRecord) -> anyhow::Result<()> {
         let (key, value) = (record.key.as_deref(), record.value.as_deref());
         if self.as_json {
-            let text =
-                |bytes: Option<&[u8]>| bytes.map(|b| String::from_utf8_lossy(b).into_owned());
-            let value = json!({
-                "partition": record.partition, "offset": record.offset, "epoch": record.epoch,
-                "timestamp_ms": record.timestamp_ms, "key": text(key), "value": text(value),
-            });
-            writeln!(self.out, "{value}")?;
+            let mut object = Map::new();
+            for (name, field) in [
+                ("partition", json!(record.partition)),
+                ("offset", json!(record.offset)),
+                ("epoch", json!(record.epoch)),
+                ("timestamp_ms", json!(record.timestamp_ms)),
+            ] {
+                object.insert(name.to_owned(), field);
+            }
+            bytes::insert(&mut object, "key", key);
+            bytes::insert(&mut object, "value", value);
+            writeln!(self.out, "{}", Value::from(object))?;
             return Ok(());
         }
         if self.args.show_offsets {

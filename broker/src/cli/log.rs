@@ -1,30 +1,32 @@
 //! `baton log`: a partition's log, looked at offline.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use baton_protocol::batch::RecordIter;
 use baton_storage::verify::{self, Report};
 use clap::Subcommand;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
-use crate::cli::Global;
+use crate::cli::output::unwritten;
+use crate::cli::{Global, bytes};
 
-/// Subcommands of `baton log`. The directory is that of one partition:
-/// `<data>/topics/<topic id>/<partition>`.
+/// Subcommands of `baton log`.
 #[derive(Debug, Subcommand)]
 pub enum LogCommand {
     /// Check every entry.
     Verify {
-        /// The partition's directory.
+        /// The partition's directory: DATA/topics/TOPIC_ID/PARTITION (`baton topic describe` shows
+        /// the ids).
         dir: PathBuf,
     },
     /// Print every entry.
     Dump {
-        /// The partition's directory.
+        /// The partition's directory: DATA/topics/TOPIC_ID/PARTITION (`baton topic describe` shows
+        /// the ids).
         dir: PathBuf,
-        /// The records too, not only the batches.
+        /// The records too, not only the batches: offset, key and value, separated by tabs.
         #[arg(long)]
         records: bool,
     },
@@ -32,22 +34,46 @@ pub enum LogCommand {
 
 /// Runs a subcommand.
 pub fn run(command: &LogCommand, global: &Global) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
+    let (LogCommand::Verify { dir } | LogCommand::Dump { dir, .. }) = command;
+    check_partition_dir(dir)?;
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let report = match command {
         LogCommand::Verify { dir } => {
             let report = verify::verify(dir)?;
-            print_report(&mut out, &report, global.json)?;
+            if report.identity.is_some() {
+                print_report(&mut out, &report, global.json)?;
+            }
             report
         }
         LogCommand::Dump { dir, records } => dump(&mut out, dir, *records, global.json)?,
     };
+    out.flush().map_err(unwritten)?;
     if report.identity.is_none() {
-        bail!("no segment files (*.log) in this directory; name the directory of one partition");
+        bail!("{}: no segment file can be read", dir.display());
     }
     if !report.problems.is_empty() {
         bail!("the log is not sound: {}", report.problems.join("; "));
     }
     Ok(())
+}
+
+/// Refuses what is no partition's directory before anything in it is taken for a log: a broker's own
+/// directory has a `broker.log` too.
+fn check_partition_dir(dir: &Path) -> anyhow::Result<()> {
+    let entries = std::fs::read_dir(dir).with_context(|| {
+        format!("{} cannot be listed; name the directory of one partition (DATA/topics/TOPIC_ID/PARTITION)", dir.display())
+    })?;
+    for entry in entries {
+        let name = entry?.file_name();
+        let is_segment = name.to_str().and_then(|name| name.strip_suffix(".log"));
+        if is_segment.is_some_and(|base| base.len() == 20 && base.parse::<u64>().is_ok()) {
+            return Ok(());
+        }
+    }
+    bail!(
+        "no segment files (<offset>.log) in {}; name the directory of one partition (DATA/topics/TOPIC_ID/PARTITION)",
+        dir.display()
+    )
 }
 
 fn print_report(out: &mut impl Write, report: &Report, as_json: bool) -> anyhow::Result<()> {
@@ -86,12 +112,7 @@ fn print_report(out: &mut impl Write, report: &Report, as_json: bool) -> anyhow:
     Ok(())
 }
 
-fn dump(
-    out: &mut impl Write,
-    dir: &std::path::Path,
-    records: bool,
-    as_json: bool,
-) -> anyhow::Result<Report> {
+fn dump(out: &mut impl Write, dir: &Path, records: bool, as_json: bool) -> anyhow::Result<Report> {
     let mut written = Ok(());
     let report = verify::walk(dir, |entry| {
         if written.is_ok() {
@@ -145,16 +166,29 @@ fn dump_entry(
     if records && !header.is_control() {
         for record in RecordIter::new(entry.batch, header) {
             let record = record?;
-            let show =
-                |bytes: Option<&[u8]>| bytes.map(|b| String::from_utf8_lossy(b).into_owned());
             if as_json {
-                let value = json!({"offset": record.offset, "timestamp": record.timestamp, "key": show(record.key), "value": show(record.value)});
-                writeln!(out, "{value}")?;
+                let mut object = Map::new();
+                object.insert("offset".to_owned(), json!(record.offset));
+                object.insert("timestamp".to_owned(), json!(record.timestamp));
+                bytes::insert(&mut object, "key", record.key);
+                bytes::insert(&mut object, "value", record.value);
+                writeln!(out, "{}", Value::from(object))?;
             } else {
-                let value = show(record.value).unwrap_or_default();
-                writeln!(out, "{:>14}  {}", record.offset, value.escape_debug())?;
+                let (key, value) = (show(record.key), show(record.value));
+                writeln!(out, "{:>14}\t{key}\t{value}", record.offset)?;
             }
         }
     }
     Ok(())
+}
+
+/// A key or value as text on one line; what is not printable is escaped.
+fn show(bytes: Option<&[u8]>) -> String {
+    match bytes {
+        None => "-".to_owned(),
+        Some(bytes) => match std::str::from_utf8(bytes) {
+            Ok(text) => text.escape_debug().to_string(),
+            Err(_) => bytes.escape_ascii().to_string(),
+        },
+    }
 }

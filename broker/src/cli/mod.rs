@@ -3,6 +3,8 @@
 //! Data goes to stdout, everything else to stderr. 0: done; 1: failed; 2: the command was not
 //! understood. A reader that closes the pipe is no failure.
 
+pub mod bootstrap;
+pub mod bytes;
 pub mod cluster;
 pub mod config;
 pub mod consume;
@@ -20,7 +22,14 @@ use clap::{Args, Parser, Subcommand};
 
 /// A replicated message log that loses nothing it has acknowledged.
 #[derive(Debug, Parser)]
-#[command(name = "baton", version, about, propagate_version = true)]
+#[command(
+    name = "baton",
+    version,
+    about,
+    propagate_version = true,
+    after_help = "Ends with 0 (done), 1 (failed) or 2 (the command line was not understood). A reader that \
+                  closes the pipe is no failure."
+)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -28,22 +37,29 @@ struct Cli {
     command: Command,
 }
 
-/// What every command that talks to a cluster takes.
+/// What every command takes.
 #[derive(Clone, Debug, Args)]
 pub struct Global {
-    /// Brokers to begin with, as host:port, separated by commas.
+    /// Brokers to begin with, as host:port, separated by commas [env: BATON_BOOTSTRAP] [default:
+    /// 127.0.0.1:7401, and if it is down 7402 and 7403].
+    // The variable is not read by clap: its usage lines would name the flag as if it were required.
     #[arg(
         long,
         global = true,
-        env = "BATON_BOOTSTRAP",
-        default_value = "127.0.0.1:7401",
-        value_delimiter = ','
+        help_heading = "Everywhere",
+        value_delimiter = ',',
+        value_parser = bootstrap::parse
     )]
     pub bootstrap: Vec<String>,
     /// Print JSON.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Everywhere")]
     pub json: bool,
 }
+
+/// The command line was not understood.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct UsageError(pub String);
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -99,13 +115,35 @@ pub fn main() -> ExitCode {
             // Help and version are no errors, and go to stdout.
             let code = if error.use_stderr() { 2 } else { 0 };
             return match error.print() {
-                Ok(()) => ExitCode::from(code),
-                Err(_) => ExitCode::FAILURE,
+                Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
+                _ => ExitCode::from(code),
             };
         }
     };
-    let global = cli.global;
-    let result = match cli.command {
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::note!("{}", output::with_causes(&error));
+            match error.is::<UsageError>() {
+                true => ExitCode::from(2),
+                false => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    let Cli { global, command } = cli;
+    match &command {
+        Command::Dev(_) | Command::Broker { .. } if global.json => {
+            return Err(
+                UsageError("this command answers nothing, so it has no --json".into()).into(),
+            );
+        }
+        _ => {}
+    }
+    match command {
         Command::Dev(args) => dev::run(&args),
         Command::Broker {
             command: BrokerCommand::Start(args),
@@ -115,24 +153,37 @@ pub fn main() -> ExitCode {
         Command::Partition { command } => partition::run(&command, &global),
         Command::Produce(args) => produce::run(&args, &global),
         Command::Consume(args) => consume::run(&args, &global),
-        Command::Config { command } => config::run(&command),
+        Command::Config { command } => config::run(&command, &global),
         Command::Log { command } => log::run(&command, &global),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("baton: {error:#}");
-            ExitCode::FAILURE
-        }
     }
 }
 
 /// Runs a command's future on a runtime of its own.
 pub fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
-        .build()?
-        .block_on(future)
+        .build()?;
+    let result = runtime.block_on(future);
+    // A name that is still being looked up would keep the command from ending.
+    runtime.shutdown_background();
+    result
+}
+
+/// Asks a person for a word before something that cannot be undone. `refusal` is said where nobody
+/// can be asked.
+pub fn confirm(question: &str, word: &str, refusal: &str, otherwise: &str) -> anyhow::Result<()> {
+    use std::io::{BufRead, IsTerminal, Write};
+    if !std::io::stdin().is_terminal() {
+        anyhow::bail!("{refusal}");
+    }
+    let mut stderr = std::io::stderr();
+    write!(stderr, "{question}: ")?;
+    stderr.flush()?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    if answer.trim() != word {
+        anyhow::bail!("{otherwise}");
+    }
+    Ok(())
 }

@@ -1,16 +1,14 @@
 //! `baton partition`.
 
-use std::io::{BufRead, IsTerminal, Write};
-
 use anyhow::bail;
-use baton_client::{Client, ClientConfig};
+use baton_client::Client;
 use baton_protocol::admin::ElectionStatus;
 use baton_protocol::ids::{BrokerId, PartitionIndex};
 use clap::Subcommand;
 use serde_json::json;
 
-use crate::cli::output::{print_json, print_table};
-use crate::cli::{Global, block_on};
+use crate::cli::output::{count, print_json, print_table, say};
+use crate::cli::{Global, block_on, bootstrap, confirm};
 
 /// Subcommands of `baton partition`.
 #[derive(Debug, Subcommand)]
@@ -50,7 +48,7 @@ pub enum PartitionCommand {
 /// Runs a subcommand.
 pub fn run(command: &PartitionCommand, global: &Global) -> anyhow::Result<()> {
     block_on(async {
-        let client = Client::connect(ClientConfig::new(global.bootstrap.clone())).await?;
+        let client = bootstrap::connect(global).await?;
         match command {
             PartitionCommand::HandOver {
                 topic,
@@ -62,8 +60,7 @@ pub fn run(command: &PartitionCommand, global: &Global) -> anyhow::Result<()> {
                 if global.json {
                     return print_json(&json!({"topic": topic, "partition": index, "leader": to}));
                 }
-                println!("broker {to} leads {topic}/{partition}");
-                Ok(())
+                say!("broker {to} leads {topic}/{partition}")
             }
             PartitionCommand::Election { topic, partition } => {
                 let index = PartitionIndex(*partition);
@@ -105,11 +102,11 @@ fn show(status: &ElectionStatus, as_json: bool) -> anyhow::Result<()> {
     let winner = status
         .candidate
         .map_or("nobody".to_owned(), |id| format!("broker {id}"));
-    println!(
-        "epoch {}: {} answers of members that lack nothing are needed; if it had to end now, {winner} would win",
-        status.epoch, status.needed
-    );
-    Ok(())
+    say!(
+        "epoch {}: {} of members that lack nothing must be there; if it had to end now, {winner} would win",
+        status.epoch,
+        count(status.needed, "answer", "answers")
+    )
 }
 
 async fn elect(
@@ -127,7 +124,12 @@ async fn elect(
         bail!("no member answers that could lead; start one of them");
     };
     if !yes {
-        confirm(topic)?;
+        confirm(
+            "Records that only the missing members hold will be lost. Type the topic's name",
+            topic,
+            "an unclean election may lose records; say --yes where nobody can be asked",
+            "not elected",
+        )?;
     }
     client.elect_unclean(topic, partition, status.epoch).await?;
     if global.json {
@@ -135,22 +137,7 @@ async fn elect(
             "topic": topic, "partition": partition, "epoch": status.epoch, "candidate": candidate,
         }));
     }
-    println!(
+    say!(
         "the election of {topic}/{partition} ends with the best log there is; see `baton topic describe {topic}`"
-    );
-    Ok(())
-}
-
-fn confirm(topic: &str) -> anyhow::Result<()> {
-    if !std::io::stdin().is_terminal() {
-        bail!("an unclean election may lose records; say --yes where nobody can be asked");
-    }
-    eprint!("Records that only the missing members hold will be lost. Type the topic's name: ");
-    std::io::stderr().flush()?;
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer)?;
-    if answer.trim() != topic {
-        bail!("not elected");
-    }
-    Ok(())
+    )
 }

@@ -1,16 +1,24 @@
 //! `baton topic`.
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::time::Duration;
 
-use anyhow::bail;
-use baton_client::{Client, ClientConfig, TopicSettings};
-use baton_protocol::ids::PartitionIndex;
-use baton_protocol::metadata::Flush;
+use anyhow::Context;
+use baton_client::{Client, TopicSettings};
+use baton_protocol::client::PartitionStatus;
+use baton_protocol::ids::{Offset, PartitionIndex};
+use baton_protocol::metadata::{Flush, TopicRecord};
 use clap::Subcommand;
 use serde_json::json;
+use tokio::task::JoinSet;
 
-use crate::cli::output::{list, print_json, print_table};
-use crate::cli::{Global, block_on};
+use crate::cli::output::{count, list, note, print_json, print_table, say};
+use crate::cli::{Global, block_on, bootstrap, confirm};
+
+/// How long the leaders may take to tell their offsets.
+const STATUS_LIMIT: Duration = Duration::from_secs(3);
+
+/// Leaders asked at a time.
+const ASKED_MAX: usize = 256;
 
 /// Subcommands of `baton topic`.
 #[derive(Debug, Subcommand)]
@@ -49,7 +57,9 @@ pub enum TopicCommand {
     },
     /// List the topics.
     List,
-    /// Show a topic's partitions: leaders, in-sync sets, offsets.
+    /// Show a topic's partitions: leaders, in-sync sets, offsets, and the id under which a
+    /// partition stands in log lines and in a broker's data directory (topics/ID). A leader that
+    /// does not answer within 3 s leaves its offsets open; why is said on standard error.
     Describe {
         /// Its name.
         name: String,
@@ -76,10 +86,15 @@ pub enum FlushArg {
 /// Runs a subcommand.
 pub fn run(command: &TopicCommand, global: &Global) -> anyhow::Result<()> {
     block_on(async {
-        if let TopicCommand::Delete { name, yes } = command {
-            confirm_deletion(name, *yes)?;
+        if let TopicCommand::Delete { name, yes: false } = command {
+            confirm(
+                &format!("Delete topic {name} and all its data? Type its name"),
+                name,
+                "deleting a topic destroys its data; say --yes where nobody can be asked",
+                "not deleted",
+            )?;
         }
-        let client = Client::connect(ClientConfig::new(global.bootstrap.clone())).await?;
+        let client = bootstrap::connect(global).await?;
         match command {
             TopicCommand::Create {
                 name,
@@ -103,13 +118,13 @@ pub fn run(command: &TopicCommand, global: &Global) -> anyhow::Result<()> {
                 if global.json {
                     return print_json(&topic);
                 }
-                println!(
-                    "topic {name} made: {} partitions, {} replicas, {} synchronous followers",
-                    topic.partitions.len(),
-                    topic.config.replicas,
-                    topic.config.sync_followers
-                );
-                Ok(())
+                let config = &topic.config;
+                say!(
+                    "topic {name} made: {}, {}, {}",
+                    count(topic.partitions.len(), "partition", "partitions"),
+                    count(config.replicas, "replica", "replicas"),
+                    followers(config.sync_followers)
+                )
             }
             TopicCommand::Set {
                 name,
@@ -119,8 +134,7 @@ pub fn run(command: &TopicCommand, global: &Global) -> anyhow::Result<()> {
                 if global.json {
                     return print_json(&client.topic(name).await?);
                 }
-                println!("topic {name} has {sync_followers} synchronous followers");
-                Ok(())
+                say!("topic {name} has {}", followers(*sync_followers))
             }
             TopicCommand::List => list_topics(&client, global.json),
             TopicCommand::Describe { name } => describe(&client, name, global.json).await,
@@ -129,28 +143,14 @@ pub fn run(command: &TopicCommand, global: &Global) -> anyhow::Result<()> {
                 if global.json {
                     return print_json(&json!({"deleted": name}));
                 }
-                println!("topic {name} deleted");
-                Ok(())
+                say!("topic {name} deleted")
             }
         }
     })
 }
 
-fn confirm_deletion(name: &str, yes: bool) -> anyhow::Result<()> {
-    if yes {
-        return Ok(());
-    }
-    if !std::io::stdin().is_terminal() {
-        bail!("deleting a topic destroys its data; say --yes where nobody can be asked");
-    }
-    eprint!("Delete topic {name} and all its data? Type its name: ");
-    std::io::stderr().flush()?;
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer)?;
-    if answer.trim() != name {
-        bail!("not deleted");
-    }
-    Ok(())
+fn followers(number: u32) -> String {
+    count(number, "synchronous follower", "synchronous followers")
 }
 
 fn list_topics(client: &Client, as_json: bool) -> anyhow::Result<()> {
@@ -171,49 +171,99 @@ fn list_topics(client: &Client, as_json: bool) -> anyhow::Result<()> {
                     Flush::Ack => "ack".to_owned(),
                     Flush::Interval => "interval".to_owned(),
                 },
+                topic.id.to_string(),
             ]
         })
         .collect();
     print_table(
-        &["topic", "partitions", "replicas", "sync followers", "flush"],
+        &[
+            "topic",
+            "partitions",
+            "replicas",
+            "sync followers",
+            "flush",
+            "id",
+        ],
         &rows,
-    )?;
-    Ok(())
+    )
+}
+
+/// What the leader of each partition says, in their order. All are asked at the same time: one that
+/// is frozen holds up none of the others.
+async fn statuses(
+    client: &Client,
+    topic: &TopicRecord,
+) -> anyhow::Result<Vec<Result<PartitionStatus, String>>> {
+    let topic = std::sync::Arc::new(topic.clone());
+    let turns = std::sync::Arc::new(tokio::sync::Semaphore::new(ASKED_MAX));
+    let mut asking = JoinSet::new();
+    for index in 0..topic.partitions.len() {
+        let (client, topic, turns) = (client.clone(), topic.clone(), turns.clone());
+        asking.spawn(async move {
+            let _turn = turns.acquire().await;
+            let partition = PartitionIndex(index as u32);
+            let leader = topic.partitions[index].leader;
+            let status = match leader {
+                Some(_) => client
+                    .partition_status_within(&topic, partition, false, STATUS_LIMIT)
+                    .await
+                    .map_err(|error| error.to_string()),
+                None => Err("it has no leader; see `baton cluster status`".to_owned()),
+            };
+            (index, status)
+        });
+    }
+    let mut told = Vec::new();
+    while let Some(answer) = asking.join_next().await {
+        told.push(answer.context("asking a leader failed")?);
+    }
+    told.sort_by_key(|(index, _)| *index);
+    Ok(told.into_iter().map(|(_, status)| status).collect())
 }
 
 async fn describe(client: &Client, name: &str, as_json: bool) -> anyhow::Result<()> {
     let topic = client.topic(name).await?;
-    let mut rows = Vec::new();
-    let mut values = Vec::new();
-    for (index, partition) in topic.partitions.iter().enumerate() {
-        let index = PartitionIndex(index as u32);
-        // A partition without a leader is described too, without its offsets.
-        let status = match partition.leader {
-            Some(_) => client.partition_status(&topic, index, false).await.ok(),
-            None => None,
-        };
-        values.push(json!({"partition": index, "metadata": partition, "status": status}));
-        let leader = partition
-            .leader
-            .map_or("none".to_owned(), |leader| leader.broker.to_string());
-        let offset = |offset: Option<baton_protocol::ids::Offset>| {
-            offset.map_or("?".to_owned(), |offset| offset.to_string())
-        };
-        rows.push(vec![
-            index.to_string(),
-            leader,
-            partition.epoch.to_string(),
-            list(&partition.replicas),
-            list(&partition.in_sync),
-            offset(status.as_ref().map(|status| status.log_start)),
-            offset(status.as_ref().map(|status| status.log_end)),
-            offset(status.as_ref().map(|status| status.high_watermark)),
-        ]);
+    let statuses = statuses(client, &topic).await?;
+    for (index, status) in statuses.iter().enumerate() {
+        if let Err(why) = status {
+            note!("the offsets of {name}/{index} are not known: {why}");
+        }
     }
+    let partitions = topic.partitions.iter().zip(&statuses).enumerate();
     if as_json {
+        let values: Vec<_> = partitions
+            .map(|(index, (partition, status))| {
+                json!({
+                    "partition": index, "metadata": partition,
+                    "status": status.as_ref().ok(), "error": status.as_ref().err(),
+                })
+            })
+            .collect();
         let value = json!({"name": topic.name, "id": topic.id, "config": topic.config, "partitions": values});
         return print_json(&value);
     }
+    let rows: Vec<Vec<String>> = partitions
+        .map(|(index, (partition, status))| {
+            let leader = partition
+                .leader
+                .map_or("none".to_owned(), |leader| leader.broker.to_string());
+            let offset = |of: fn(&PartitionStatus) -> Offset| {
+                let offset = status.as_ref().ok().map(of);
+                offset.map_or("?".to_owned(), |offset| offset.to_string())
+            };
+            vec![
+                index.to_string(),
+                leader,
+                partition.epoch.to_string(),
+                list(&partition.replicas),
+                list(&partition.in_sync),
+                offset(|status| status.log_start),
+                offset(|status| status.log_end),
+                offset(|status| status.high_watermark),
+                format!("{}/{index}", topic.id),
+            ]
+        })
+        .collect();
     print_table(
         &[
             "partition",
@@ -224,8 +274,8 @@ async fn describe(client: &Client, name: &str, as_json: bool) -> anyhow::Result<
             "log start",
             "log end",
             "high watermark",
+            "id",
         ],
         &rows,
-    )?;
-    Ok(())
+    )
 }
