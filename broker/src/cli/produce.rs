@@ -1,21 +1,27 @@
 //! `baton produce`.
 
+use std::convert::Infallible;
 use std::io::{BufRead, IsTerminal};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use baton_client::{Acks, Client, ClientConfig, Producer, ProducerConfig, Record};
+use baton_client::{Ack, Acks, Producer, ProducerConfig, Record};
 use bytes::Bytes;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
-use crate::cli::output::print_json;
-use crate::cli::{Global, block_on};
+use crate::cli::output::{count, note, print_json, say};
+use crate::cli::{Global, block_on, bootstrap};
 
 /// Lines read ahead of the producer.
 const LINES_AHEAD: usize = 1024;
+
+/// How long nothing may be acknowledged before it is said why, and how often it is said again.
+const SILENCE_MAX: Duration = Duration::from_secs(3);
 
 /// Flags of `baton produce`.
 #[derive(Debug, Args)]
@@ -23,7 +29,7 @@ pub struct ProduceArgs {
     /// The topic.
     topic: String,
     /// What separates key and value; without it a line is a value without a key.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
     key_separator: Option<String>,
     /// The partition, for all records.
     #[arg(long)]
@@ -34,9 +40,12 @@ pub struct ProduceArgs {
     /// How firmly a record must be stored before it is acknowledged.
     #[arg(long, value_enum, default_value = "committed")]
     acks: AcksArg,
-    /// How long a record may take to be acknowledged, in seconds.
-    #[arg(long, default_value_t = 120)]
+    /// How long a record may take to be acknowledged, in seconds, 1 to 86400.
+    #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     delivery_timeout: u64,
+    /// Go on after a record that was not acknowledged; without it nothing is sent after the first.
+    #[arg(long)]
+    keep_going: bool,
 }
 
 /// How firmly a record must be stored before it is acknowledged.
@@ -50,18 +59,35 @@ enum AcksArg {
     Committed,
 }
 
+/// What became of the records.
 #[derive(Default)]
 struct Tally {
     acknowledged: u64,
     failed: u64,
+    /// Sent, and not waited for.
+    open: u64,
     bytes: u64,
     first_error: Option<baton_client::Error>,
 }
 
-/// Sends standard input, a record a line.
+/// Why no more is sent before the input's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    /// A record was not acknowledged.
+    Failed,
+    /// Ctrl-C.
+    Interrupted,
+}
+
+/// Sends standard input, a record a line. However it ends, it is said how many were acknowledged.
 pub fn run(args: &ProduceArgs, global: &Global) -> anyhow::Result<()> {
     block_on(async {
-        let client = Client::connect(ClientConfig::new(global.bootstrap.clone())).await?;
+        let client = bootstrap::connect(global).await?;
+        let partitions = client.topic(&args.topic).await?.partitions.len() as u32;
+        if let Some(partition) = args.partition.filter(|wanted| *wanted >= partitions) {
+            let has = count(partitions, "partition", "partitions");
+            bail!("topic {} has {has}, there is no {partition}", args.topic);
+        }
         let config = ProducerConfig {
             delivery_timeout: Duration::from_secs(args.delivery_timeout),
             acks: match args.acks {
@@ -74,50 +100,63 @@ pub fn run(args: &ProduceArgs, global: &Global) -> anyhow::Result<()> {
         let producer = client.producer(&args.topic, config).await?;
         let started = Instant::now();
         let (acks, awaited) = mpsc::channel(1 << 16);
-        let progress = progress_bar();
-        let counting = tokio::spawn(count(awaited, progress.clone()));
-        let sent = send_lines(args, &producer, acks).await;
-        let tally = counting
-            .await
-            .context("counting the acknowledgements failed")?;
-        progress.finish_and_clear();
-        sent?;
-        report(&tally, started.elapsed(), global.json)
+        let (stop, stopped) = watch::channel(None);
+        let acknowledged = Arc::new(AtomicU64::new(0));
+        let counter = Counter {
+            acknowledged: acknowledged.clone(),
+            stop: stop.clone(),
+            keep_going: args.keep_going,
+        };
+        let counting = tokio::spawn(counter.count(awaited));
+        let work = async {
+            let sent = send_lines(args, &producer, acks, stopped.clone()).await;
+            (sent, counting.await)
+        };
+        let (sent, tally) = tokio::select! {
+            done = work => done,
+            never = watch_over(&producer, &acknowledged, &stop) => match never {},
+        };
+        let tally = tally.context("counting the acknowledgements failed")?;
+        let reported = report(&tally, started.elapsed(), global.json);
+        outcome(&tally, sent, *stopped.borrow())?;
+        reported
     })
 }
 
 async fn send_lines(
     args: &ProduceArgs,
     producer: &Producer,
-    acks: mpsc::Sender<(baton_client::Ack, u64)>,
+    acks: mpsc::Sender<(Ack, u64)>,
+    mut stopped: watch::Receiver<Option<Stop>>,
 ) -> anyhow::Result<()> {
     let (lines, mut read) = mpsc::channel::<std::io::Result<Vec<u8>>>(LINES_AHEAD);
     // Reading blocks, so it has a thread of its own.
     std::thread::spawn(move || read_lines(&lines));
-    let pace = args
-        .rate
-        .map(|rate| (tokio::time::Instant::now(), f64::from(rate)));
-    let mut number = 0u64;
-    while let Some(line) = read.recv().await {
-        let line = line.context("standard input cannot be read")?;
-        if let Some((start, rate)) = pace {
-            tokio::time::sleep_until(start + Duration::from_secs_f64(number as f64 / rate)).await;
+    let sending = async {
+        let start = tokio::time::Instant::now();
+        let mut number = 0u64;
+        while let Some(line) = read.recv().await {
+            let line = line.context("standard input cannot be read")?;
+            if let Some(rate) = args.rate {
+                let due = Duration::from_secs_f64(number as f64 / f64::from(rate));
+                tokio::time::sleep_until(start + due).await;
+            }
+            number += 1;
+            let at = || format!("line {number}, after which nothing is sent");
+            let bytes = line.len() as u64;
+            let record = record_of(args, line).with_context(at)?;
+            let ack = producer.send(record).await.with_context(at)?;
+            if acks.send((ack, bytes)).await.is_err() {
+                bail!("the acknowledgements are no longer counted");
+            }
         }
-        number += 1;
-        let bytes = line.len() as u64;
-        let record = record_of(args, line).with_context(|| format!("line {number}"))?;
-        let ack = producer
-            .send(record)
-            .await
-            .with_context(|| format!("line {number}"))?;
-        if acks.send((ack, bytes)).await.is_err() {
-            bail!("the acknowledgements are no longer counted");
-        }
+        Ok(())
+    };
+    tokio::select! {
+        biased;
+        _ = stopped.wait_for(Option::is_some) => Ok(()),
+        sent = sending => sent,
     }
-    drop(acks);
-    // Every failure is counted, record by record.
-    drop(producer.flush().await);
-    Ok(())
 }
 
 fn read_lines(lines: &mpsc::Sender<std::io::Result<Vec<u8>>>) {
@@ -148,7 +187,7 @@ fn record_of(args: &ProduceArgs, line: Vec<u8>) -> anyhow::Result<Record> {
         Some(separator) => {
             let separator = separator.as_bytes();
             let found = line
-                .windows(separator.len().max(1))
+                .windows(separator.len())
                 .position(|part| part == separator);
             let Some(at) = found else {
                 bail!(
@@ -165,24 +204,84 @@ fn record_of(args: &ProduceArgs, line: Vec<u8>) -> anyhow::Result<Record> {
     Ok(record)
 }
 
-async fn count(mut acks: mpsc::Receiver<(baton_client::Ack, u64)>, progress: ProgressBar) -> Tally {
-    let mut tally = Tally::default();
-    while let Some((ack, bytes)) = acks.recv().await {
-        match ack.wait().await {
-            Ok(_) => {
-                tally.acknowledged += 1;
-                tally.bytes += bytes;
+/// Waits for the acknowledgements, in order.
+struct Counter {
+    acknowledged: Arc<AtomicU64>,
+    stop: watch::Sender<Option<Stop>>,
+    keep_going: bool,
+}
+
+impl Counter {
+    async fn count(self, mut acks: mpsc::Receiver<(Ack, u64)>) -> Tally {
+        let progress = progress_bar();
+        let mut tally = Tally::default();
+        let mut stopped = self.stop.subscribe();
+        while let Some((ack, bytes)) = acks.recv().await {
+            let result = tokio::select! {
+                biased;
+                result = ack.wait() => result,
+                _ = stopped.wait_for(|stop| *stop == Some(Stop::Interrupted)) => {
+                    tally.open += 1;
+                    continue;
+                }
+            };
+            match result {
+                Ok(_) => {
+                    tally.acknowledged += 1;
+                    tally.bytes += bytes;
+                    self.acknowledged
+                        .store(tally.acknowledged, Ordering::Relaxed);
+                }
+                Err(error) => {
+                    tally.failed += 1;
+                    tally.first_error.get_or_insert(error);
+                    if !self.keep_going {
+                        self.stop_for(Stop::Failed);
+                    }
+                }
             }
-            Err(error) => {
-                tally.failed += 1;
-                tally.first_error.get_or_insert(error);
+            if tally.acknowledged % 1024 == 0 {
+                progress.set_position(tally.acknowledged);
             }
         }
-        if tally.acknowledged % 1024 == 0 {
-            progress.set_position(tally.acknowledged);
-        }
+        progress.finish_and_clear();
+        tally
     }
-    tally
+
+    fn stop_for(&self, why: Stop) {
+        self.stop.send_if_modified(|stop| {
+            let first = stop.is_none();
+            stop.get_or_insert(why);
+            first
+        });
+    }
+}
+
+/// Says why nothing goes forward, where it does not, and minds Ctrl-C.
+async fn watch_over(
+    producer: &Producer,
+    acknowledged: &AtomicU64,
+    stop: &watch::Sender<Option<Stop>>,
+) -> Infallible {
+    let mut seen = 0;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(SILENCE_MAX) => {}
+            pressed = tokio::signal::ctrl_c() => {
+                if pressed.is_ok() {
+                    stop.send_replace(Some(Stop::Interrupted));
+                }
+                std::future::pending::<()>().await;
+            }
+        }
+        let now = acknowledged.load(Ordering::Relaxed);
+        if now == seen
+            && let Some(error) = producer.trouble()
+        {
+            note!("waiting, {now} records acknowledged so far: {error}");
+        }
+        seen = now;
+    }
 }
 
 fn progress_bar() -> ProgressBar {
@@ -201,23 +300,37 @@ fn report(tally: &Tally, took: Duration, as_json: bool) -> anyhow::Result<()> {
     let seconds = took.as_secs_f64();
     let megabytes = tally.bytes as f64 / 1e6;
     if as_json {
-        print_json(&json!({
-            "acknowledged": tally.acknowledged, "failed": tally.failed, "bytes": tally.bytes,
-            "seconds": seconds, "megabytes_per_second": megabytes / seconds,
-        }))?;
-    } else {
-        println!(
-            "{} records acknowledged in {seconds:.3} s ({:.0} records/s, {:.1} MB/s)",
-            tally.acknowledged,
-            tally.acknowledged as f64 / seconds,
-            megabytes / seconds
-        );
+        return print_json(&json!({
+            "acknowledged": tally.acknowledged, "failed": tally.failed, "unknown": tally.open,
+            "bytes": tally.bytes, "seconds": seconds,
+            "megabytes_per_second": megabytes / seconds,
+        }));
     }
-    match &tally.first_error {
-        Some(error) => bail!(
-            "{} records were not acknowledged; the first error: {error}",
-            tally.failed
+    say!(
+        "{} acknowledged in {seconds:.3} s ({:.0} records/s, {:.1} MB/s)",
+        count(tally.acknowledged, "record", "records"),
+        tally.acknowledged as f64 / seconds,
+        megabytes / seconds
+    )
+}
+
+/// Whether all went well.
+fn outcome(tally: &Tally, sent: anyhow::Result<()>, stop: Option<Stop>) -> anyhow::Result<()> {
+    if let Some(error) = &tally.first_error {
+        let failed = count(tally.failed, "record was", "records were");
+        let then = match stop {
+            Some(_) => "; nothing more was sent (--keep-going goes on)",
+            None => "",
+        };
+        bail!("{failed} not acknowledged{then}; the first error: {error}");
+    }
+    sent?;
+    match stop {
+        Some(Stop::Interrupted) if tally.open > 0 => bail!(
+            "interrupted; whether {} more that were sent are stored is not known",
+            tally.open
         ),
+        Some(_) => bail!("interrupted; all that was sent is acknowledged"),
         None => Ok(()),
     }
 }
