@@ -1,6 +1,8 @@
 //! `baton dev`: a cluster on this machine, each broker a process of its own, so that one can be
 //! killed.
 
+mod shape;
+
 use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -12,7 +14,9 @@ use clap::Args;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::signal::unix::{SignalKind, signal};
 
+use self::shape::Shape;
 use crate::cli::cluster::{FormError, form_cluster};
+use crate::cli::output::{count, note, say};
 use crate::config::VOTERS_MAX;
 
 /// How long a broker that died stays dead.
@@ -23,6 +27,13 @@ const READY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a broker may take to end by itself.
 const END_TIMEOUT: Duration = Duration::from_secs(12);
+
+/// Tells what goes on. Whoever reads that may go; the cluster stays.
+macro_rules! tell {
+    ($($text:tt)*) => {
+        drop(say!($($text)*))
+    };
+}
 
 /// Flags of `baton dev`.
 #[derive(Debug, Args)]
@@ -68,6 +79,8 @@ impl Broker {
 
 struct Dev<'a> {
     args: &'a DevArgs,
+    data_dir: &'a Path,
+    shape: Shape,
     brokers: Vec<Broker>,
 }
 
@@ -81,6 +94,18 @@ pub fn run(args: &DevArgs) -> anyhow::Result<()> {
             .with_context(|| format!("cannot remove {}", dir.display()))?;
     }
     result
+}
+
+/// The brokers of `dev` run with the defaults, and only the ports and directories differ.
+fn say_what_is_dropped() {
+    let names = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
+    let dropped: Vec<String> = names.filter(|name| name.starts_with("BATON__")).collect();
+    if !dropped.is_empty() {
+        note!(
+            "{} not passed on: `dev` runs its brokers with the default configuration; use `baton broker start` for another",
+            dropped.join(", ")
+        );
+    }
 }
 
 fn temporary_dir() -> anyhow::Result<PathBuf> {
@@ -104,7 +129,13 @@ fn run_in(args: &DevArgs, data_dir: &Path) -> anyhow::Result<()> {
             data_dir.display()
         );
     }
+    let shape = Shape {
+        port: args.port,
+        brokers: args.brokers,
+    };
+    shape.check(data_dir)?;
     check_ports(args)?;
+    say_what_is_dropped();
     let brokers = (1..=args.brokers).map(|id| Broker {
         id,
         dir: data_dir.join(format!("broker-{id}")),
@@ -113,6 +144,8 @@ fn run_in(args: &DevArgs, data_dir: &Path) -> anyhow::Result<()> {
     });
     let mut dev = Dev {
         args,
+        data_dir,
+        shape,
         brokers: brokers.collect(),
     };
     // The children die with the thread that started them: this one, which lives as long as the
@@ -233,6 +266,7 @@ impl Dev<'_> {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        self.shape.keep(self.data_dir)?;
         for i in 0..self.brokers.len() {
             let address = self.address(self.brokers[i].id, 300);
             while !is_healthy(&address).await {
@@ -271,15 +305,14 @@ impl Dev<'_> {
     }
 
     fn introduce(&self, took: Duration) {
-        println!(
-            "A cluster of {} brokers is ready after {} ms.",
-            self.brokers.len(),
+        tell!(
+            "A cluster of {} is ready after {} ms.\n",
+            count(self.brokers.len(), "broker", "brokers"),
             took.as_millis()
         );
-        println!();
         for broker in &self.brokers {
             let pid = broker.child.as_ref().map_or(0, Child::id);
-            println!(
+            tell!(
                 "  broker {}  pid {pid:<7}  clients {}  brokers {}  http://{}  {}",
                 broker.id,
                 self.address(broker.id, 0),
@@ -290,17 +323,21 @@ impl Dev<'_> {
         }
         let program =
             std::env::current_exe().map_or("baton".to_owned(), |path| path.display().to_string());
-        let bootstrap = if self.args.port == 7401 {
-            String::new()
-        } else {
-            format!(" --bootstrap {}", self.address(1, 0))
+        // All of them: whichever is killed next, the others tell where the cluster is. Without a word
+        // the first three ports are tried.
+        let all: Vec<String> = self.brokers.iter().map(|b| self.address(b.id, 0)).collect();
+        let to = match (self.args.port, all.len()) {
+            (7401, 3) => String::new(),
+            _ => format!(" --bootstrap {}", all.join(",")),
         };
-        println!();
-        println!("  make     {program}{bootstrap} topic create events --partitions 3");
-        println!("  produce  seq 1 1000 | {program}{bootstrap} produce events");
-        println!("  consume  {program}{bootstrap} consume events --from-start --until-end");
-        println!();
-        println!("Ctrl-C ends it.");
+        tell!("\n  make     {program}{to} topic create events --partitions 3");
+        tell!("  produce  seq 1 1000 | {program}{to} produce events");
+        tell!("  consume  {program}{to} consume events --from-start --until-end");
+        tell!("  look     {program}{to} cluster status");
+        if !to.is_empty() {
+            tell!("\n  or once  export BATON_BOOTSTRAP={}", all.join(","));
+        }
+        tell!("\nCtrl-C ends it.");
     }
 
     fn look_after(&mut self) -> anyhow::Result<()> {
@@ -319,7 +356,7 @@ impl Dev<'_> {
                     "it is started again in 2 s"
                 };
                 let pid = broker.child.take().map_or(0, |child| child.id());
-                println!("broker {} (pid {pid}) ended: {status}; {then}", broker.id);
+                tell!("broker {} (pid {pid}) ended: {status}; {then}", broker.id);
                 broker.died_at = Some(Instant::now());
             }
             let due = broker
@@ -328,7 +365,7 @@ impl Dev<'_> {
             if due && !self.args.no_restart {
                 self.spawn(i)?;
                 let broker = &self.brokers[i];
-                println!(
+                tell!(
                     "broker {} runs again, pid {}",
                     broker.id,
                     broker.child.as_ref().map_or(0, Child::id)
@@ -360,9 +397,9 @@ impl Dev<'_> {
                 std::thread::sleep(Duration::from_millis(20));
             }
             if matches!(child.try_wait(), Ok(None)) {
-                eprintln!("broker {} did not end by itself and is killed", broker.id);
+                note!("broker {} did not end by itself and is killed", broker.id);
                 if let Err(error) = child.kill().and_then(|()| child.wait().map(drop)) {
-                    eprintln!("broker {}: {error}", broker.id);
+                    note!("broker {}: {error}", broker.id);
                 }
             }
         }
