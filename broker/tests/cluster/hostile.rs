@@ -74,6 +74,9 @@ async fn nonsense_is_refused_and_the_broker_serves_on() {
     let leader = topic.partitions[0].leader.expect("led").broker.0 as u16;
     let port = cluster.port + leader - 1;
 
+    let mut silent = [connect(port), connect(port)];
+    silent[1].write_all(b"\0\0").expect("written");
+
     for garbage in [
         &b"\xff\xff\xff\xff garbage"[..],
         b"\0\0\0\x08\0\x06\xc1\xc1\xc1\xc1\xc1\xc1",
@@ -159,4 +162,8 @@ async fn nonsense_is_refused_and_the_broker_serves_on() {
         .wait()
         .await
         .expect("stored");
+
+    for socket in &mut silent {
+        assert!(answer(socket).is_none(), "nobody is waited for for ever");
+    }
 }

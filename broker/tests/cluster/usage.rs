@@ -1,7 +1,7 @@
 //! The command line as a user meets it.
 
 use std::io::Write;
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 use baton_client::{ProducerConfig, Record, TopicSettings};
@@ -46,6 +46,18 @@ fn what_goes_in_comes_out_and_is_there_after_a_restart() {
         assert_eq!(text(&consumed.stdout), input);
     }
     cluster.end();
+    let elsewhere = baton()
+        .args(["dev", "--port", &free_ports().to_string(), "--data-dir"])
+        .arg(dir.path())
+        .output()
+        .expect("runs");
+    assert_eq!(elsewhere.status.code(), Some(1));
+    let said = text(&elsewhere.stderr);
+    let formed = format!("--port {port} --brokers 3");
+    assert!(
+        said.contains(&formed),
+        "the voters stay where they are: {said}"
+    );
     let cluster = Cluster::start(dir.path(), port);
     let consumed = cluster.run(&[
         "consume",
@@ -111,6 +123,25 @@ fn what_cannot_be_done_is_said_and_ends_with_the_right_code() {
         (vec!["topic", "delete", "nothing"], 1, "--yes"),
         (vec!["produce", "nothing"], 1, "no topic named `nothing`"),
         (vec!["topic", "crate"], 2, "unrecognized subcommand"),
+        (
+            vec!["topic", "list", "--bootstrap", "nowhere"],
+            2,
+            "host:port",
+        ),
+        (vec!["topic", "list", "--bootstrap", ""], 2, "host:port"),
+        (vec!["dev", "--json"], 2, "--json"),
+        (
+            vec!["produce", "t", "--delivery-timeout", "18446744073709551615"],
+            2,
+            "86400",
+        ),
+        (vec!["produce", "t", "--delivery-timeout", "0"], 2, "86400"),
+        (
+            vec!["produce", "t", "--key-separator", ""],
+            2,
+            "--key-separator",
+        ),
+        (vec!["log", "verify", taken], 1, "no segment files"),
         (
             vec!["dev", "--data-dir", elsewhere, "--port", &port.to_string()],
             1,
@@ -190,4 +221,152 @@ async fn work_on_a_deleted_topic_fails_at_once() {
         baton_client::ErrorKind::UnknownTopic,
         "{error}"
     );
+}
+
+/// Runs a command with this standard input.
+fn feed(cluster: &Cluster, args: &[&str], input: &[u8]) -> Output {
+    let mut child = baton()
+        .env("BATON_BOOTSTRAP", cluster.bootstrap().join(","))
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("runs");
+    let mut stdin = child.stdin.take().expect("stdin");
+    // It may have ended before it read everything.
+    drop(stdin.write_all(input));
+    drop(stdin);
+    child.wait_with_output().expect("ends")
+}
+
+#[test]
+fn a_reader_that_is_gone_is_no_failure_and_a_full_disk_no_panic() {
+    let dir = tempfile::tempdir().expect("dir");
+    let cluster = Cluster::start(dir.path(), free_ports());
+    let run = |args: &[&str], stdout: Stdio| {
+        baton()
+            .env("BATON_BOOTSTRAP", cluster.bootstrap().join(","))
+            .args(args)
+            .stdout(stdout)
+            .stderr(Stdio::piped())
+            .output()
+            .expect("runs")
+    };
+    for args in [
+        &["topic", "create", "t"][..],
+        &["topic", "list", "--json"],
+        &["topic", "describe", "t"],
+        &["cluster", "status"],
+        &["cluster", "status", "--json"],
+        &["produce", "t"],
+        &["config", "default"],
+        &["config", "check", "--json"],
+        &["--help"],
+    ] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let output = run(args, writer.into());
+        assert_eq!(text(&output.stderr), "", "{args:?}");
+        assert_eq!(output.status.code(), Some(0), "{args:?}");
+    }
+    for args in [&["cluster", "status"][..], &["topic", "list", "--json"]] {
+        let full = std::fs::File::options()
+            .write(true)
+            .open("/dev/full")
+            .expect("opened");
+        let output = run(args, full.into());
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
+        assert!(said.contains("standard output"), "{args:?}: {said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_are_accounted_for_and_come_back_as_they_were() {
+    let dir = tempfile::tempdir().expect("dir");
+    let cluster = Cluster::start(dir.path(), free_ports());
+    assert!(cluster.run(&["topic", "create", "t"]).status.success());
+
+    let produced = feed(
+        &cluster,
+        &["produce", "t", "--key-separator", "="],
+        b"a=1\nb=\xff\nnothing\nc=3\n",
+    );
+    assert_eq!(produced.status.code(), Some(1));
+    let (out, said) = (text(&produced.stdout), text(&produced.stderr));
+    assert!(out.starts_with("2 records acknowledged"), "{out}");
+    assert!(said.contains("line 3"), "{said}");
+    let missing = feed(&cluster, &["produce", "t", "--partition", "9"], b"");
+    assert_eq!(missing.status.code(), Some(1), "no such partition");
+
+    let consumed = cluster.run(&["consume", "t", "--from-start", "--until-end", "--json"]);
+    let consumed = text(&consumed.stdout);
+    let records: Vec<serde_json::Value> = consumed
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    assert_eq!(records[0]["key"], "a");
+    assert_eq!(records[0]["value"], "1");
+    assert_eq!(records[1]["value_base64"], "/w==");
+    assert_eq!(records[1].get("value"), None);
+    let none = cluster.run(&["consume", "t", "--count", "0"]);
+    assert_eq!((none.status.code(), none.stdout.len()), (Some(0), 0));
+    let beyond = cluster.run(&["consume", "t", "--offset", "99999999", "--until-end"]);
+    assert_eq!(beyond.status.code(), Some(1));
+
+    // A refused record takes no room: with room for one, many can be refused.
+    let client = cluster.client().await;
+    let config = ProducerConfig {
+        buffer_bytes_max: 100,
+        ..ProducerConfig::default()
+    };
+    let producer = client.producer("t", config).await.expect("producer");
+    for _ in 0..100 {
+        let lost = producer.send(Record::value("x".repeat(50)).partition(7));
+        let lost = tokio::time::timeout(PATIENCE, lost).await;
+        lost.expect("in time").expect_err("no such partition");
+    }
+    let kept = producer.send(Record::value("x")).await.expect("taken");
+    kept.wait().await.expect("stored");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_without_an_answer_is_not_called_a_failure() {
+    let dir = tempfile::tempdir().expect("dir");
+    let cluster = Cluster::start(dir.path(), free_ports());
+    let made = cluster.run(&["topic", "create", "t", "--partitions", "6"]);
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    cluster.signal(2, Signal::STOP);
+    cluster.signal(3, Signal::STOP);
+    let only = cluster.bootstrap().remove(0);
+    let run = |args: &[&str]| {
+        baton()
+            .args(args)
+            .args(["--bootstrap", &only])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("runs")
+    };
+    let began = Instant::now();
+    let create = run(&["topic", "create", "late"]);
+    let describe = run(&["topic", "describe", "t"]);
+    let described = describe.wait_with_output().expect("ends");
+    assert!(
+        began.elapsed() < Duration::from_secs(12),
+        "leaders one by one"
+    );
+    let said = text(&described.stderr);
+    assert_eq!(text(&described.stdout).lines().count(), 7, "{said}");
+    assert!(said.contains("are not known"), "{said}");
+    let created = create.wait_with_output().expect("ends");
+    let said = text(&created.stderr);
+    assert_eq!(created.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("not known") && said.contains("topic list"),
+        "{said}"
+    );
+    cluster.signal(2, Signal::CONT);
+    cluster.signal(3, Signal::CONT);
 }
