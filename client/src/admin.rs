@@ -65,8 +65,9 @@ impl Client {
     async fn ask_anyone(
         &self,
         body: RequestBody,
+        limit: Duration,
     ) -> std::result::Result<ResponseBody, (Attempts, Option<Error>)> {
-        let mut attempts = Attempts::within(self.inner.config.request_timeout);
+        let mut attempts = Attempts::within(limit);
         loop {
             let view = self.view();
             for broker in view.brokers.values().filter(|broker| !broker.fenced) {
@@ -75,7 +76,7 @@ impl Client {
                     .await
                     .and_then(|to| Ok((to.send(body.clone(), Bytes::new())?, to)));
                 match sent {
-                    Ok((answered, to)) => match to.answer_to(answered, ATTEMPT).await {
+                    Ok((answered, to)) => match to.answer_to(answered, ATTEMPT.min(limit)).await {
                         Ok(answer) => return Ok(answer),
                         Err(error) if error.is_retriable() => attempts.sent(error),
                         Err(error) => return Err((attempts, Some(error))),
@@ -92,18 +93,20 @@ impl Client {
     }
 
     /// Asks for what changes nothing.
-    async fn inquire(&self, body: RequestBody) -> Result<ResponseBody> {
-        let asked = self.ask_anyone(body).await;
+    async fn inquire(&self, body: RequestBody, limit: Duration) -> Result<ResponseBody> {
+        let asked = self.ask_anyone(body, limit).await;
         asked.map_err(|(attempts, refusal)| refusal.unwrap_or_else(|| attempts.given_up()))
     }
 
     async fn inquire_admin(&self, request: AdminRequest) -> Result<AdminResponse> {
-        admin_response(self.inquire(RequestBody::Admin(request)).await?)
+        let limit = self.inner.config.request_timeout;
+        admin_response(self.inquire(RequestBody::Admin(request), limit).await?)
     }
 
     /// Asks for a change; `look` is the command that shows whether it was made.
     async fn change(&self, request: AdminRequest, look: &str) -> Result<AdminResponse> {
-        let asked = self.ask_anyone(RequestBody::Admin(request)).await;
+        let limit = self.inner.config.request_timeout;
+        let asked = self.ask_anyone(RequestBody::Admin(request), limit).await;
         admin_response(asked.map_err(|(attempts, refusal)| match refusal {
             Some(refusal) => attempts.refused_change(refusal, look),
             None => attempts.given_up_change(look),
@@ -290,8 +293,8 @@ impl Client {
     }
 
     /// An id for an idempotent producer.
-    pub(crate) async fn init_producer(&self) -> Result<(ProducerId, u16)> {
-        match self.inquire(RequestBody::InitProducer).await? {
+    pub(crate) async fn init_producer(&self, limit: Duration) -> Result<(ProducerId, u16)> {
+        match self.inquire(RequestBody::InitProducer, limit).await? {
             ResponseBody::Producer {
                 producer_id,
                 producer_epoch,

@@ -35,6 +35,9 @@ const BACKOFF_MIN: Duration = Duration::from_millis(10);
 /// Longest such pause.
 const BACKOFF_MAX: Duration = Duration::from_millis(100);
 
+/// How long a producer id is asked for before it is said what the trouble is.
+const IDENTITY_ATTEMPT: Duration = Duration::from_secs(2);
+
 struct InFlight {
     batch: Bytes,
     debt: Debt,
@@ -157,7 +160,8 @@ impl Lane {
     /// The producer id; asked for when it is needed first.
     async fn identity(&mut self, deadline: Instant) -> Option<(ProducerId, u16)> {
         while self.producer.is_none() && Instant::now() < deadline {
-            match self.client.init_producer().await {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.client.init_producer(left.min(IDENTITY_ATTEMPT)).await {
                 Ok(identity) => self.producer = Some(identity),
                 Err(error) => {
                     self.intake.set_trouble(Some(error));

@@ -14,7 +14,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
 
-use crate::cli::output::{count, note, print_json, say};
+use crate::cli::output::{count, note, print_json, say, with_causes};
 use crate::cli::{Global, block_on, bootstrap};
 
 /// Lines read ahead of the producer.
@@ -123,12 +123,13 @@ pub fn run(args: &ProduceArgs, global: &Global) -> anyhow::Result<()> {
     })
 }
 
+/// Sends the input; false if it was stopped before the end of it.
 async fn send_lines(
     args: &ProduceArgs,
     producer: &Producer,
     acks: mpsc::Sender<(Ack, u64)>,
     mut stopped: watch::Receiver<Option<Stop>>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<bool> {
     let (lines, mut read) = mpsc::channel::<std::io::Result<Vec<u8>>>(LINES_AHEAD);
     // Reading blocks, so it has a thread of its own.
     std::thread::spawn(move || read_lines(&lines));
@@ -150,11 +151,11 @@ async fn send_lines(
                 bail!("the acknowledgements are no longer counted");
             }
         }
-        Ok(())
+        Ok(true)
     };
     tokio::select! {
         biased;
-        _ = stopped.wait_for(Option::is_some) => Ok(()),
+        _ = stopped.wait_for(Option::is_some) => Ok(false),
         sent = sending => sent,
     }
 }
@@ -315,12 +316,15 @@ fn report(tally: &Tally, took: Duration, as_json: bool) -> anyhow::Result<()> {
 }
 
 /// Whether all went well.
-fn outcome(tally: &Tally, sent: anyhow::Result<()>, stop: Option<Stop>) -> anyhow::Result<()> {
+fn outcome(tally: &Tally, sent: anyhow::Result<bool>, stop: Option<Stop>) -> anyhow::Result<()> {
     if let Some(error) = &tally.first_error {
         let failed = count(tally.failed, "record was", "records were");
-        let then = match stop {
-            Some(_) => "; nothing more was sent (--keep-going goes on)",
-            None => "",
+        let then = match (sent, stop) {
+            (Err(error), _) => format!("; {}", with_causes(&error)),
+            (Ok(false), Some(Stop::Failed)) => {
+                "; nothing more was sent (--keep-going goes on)".to_owned()
+            }
+            _ => String::new(),
         };
         bail!("{failed} not acknowledged{then}; the first error: {error}");
     }
