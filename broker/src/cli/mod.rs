@@ -18,7 +18,7 @@ pub mod topic;
 
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// A replicated message log that loses nothing it has acknowledged.
 #[derive(Debug, Parser)]
@@ -107,9 +107,31 @@ enum BrokerCommand {
     Start(start::StartArgs),
 }
 
+/// The command line, without `--bootstrap` in the help of commands that talk to no cluster.
+fn command() -> clap::Command {
+    let mut command = Cli::command();
+    // Only then each subcommand has what is global.
+    command.build();
+    for name in ["dev", "broker", "config", "log"] {
+        command = command.mut_subcommand(name, without_bootstrap);
+    }
+    command
+}
+
+fn without_bootstrap(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|arg| match arg.get_id() == "bootstrap" {
+        true => arg.hide(true),
+        false => arg,
+    });
+    command.mut_subcommands(without_bootstrap)
+}
+
 /// Runs the command that was given.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let parsed = command()
+        .try_get_matches()
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are no errors, and go to stdout.
@@ -186,4 +208,27 @@ pub fn confirm(question: &str, word: &str, refusal: &str, otherwise: &str) -> an
         anyhow::bail!("{otherwise}");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_commands_that_talk_to_a_cluster_offer_to_name_one() {
+        for (words, offered) in [
+            (&["topic", "create"][..], true),
+            (&["cluster", "status"], true),
+            (&["dev"], false),
+            (&["log", "verify"], false),
+        ] {
+            let mut command = command();
+            let mut found = &mut command;
+            for word in words {
+                found = found.find_subcommand_mut(word).expect("a command");
+            }
+            let help = found.render_long_help().to_string();
+            assert_eq!(help.contains("--bootstrap"), offered, "{words:?}");
+        }
+    }
 }
