@@ -172,9 +172,10 @@ pub struct PartitionTrouble {
     pub partition: PartitionIndex,
     /// Its leader epoch.
     pub epoch: LeaderEpoch,
-    /// True: it has no leader. False: it is under-replicated.
+    /// True: it has no leader. False: it has one, and not all replicas do their part.
     pub leaderless: bool,
-    /// Why, in words: who is missing or what is waited for.
+    /// Why, in words: which replicas do not do their part, what keeps them from it, what is waited
+    /// for.
     pub reason: String,
 }
 

@@ -397,36 +397,35 @@ impl ControllerCore {
         partition: &PartitionRecord,
     ) -> Option<PartitionTrouble> {
         let leaderless = partition.leader.is_none();
-        let absent: Vec<String> = partition
-            .replicas
-            .iter()
-            .filter(|id| !partition.in_sync.contains(id) || self.state.is_fenced(**id))
-            .map(|id| {
-                let why = if self.state.is_fenced(*id) {
-                    "does not answer"
-                } else {
-                    "is catching up"
-                };
-                format!("broker {id} {why}")
-            })
-            .collect();
-        if !leaderless && absent.is_empty() && partition.suspects.is_empty() {
-            return None;
-        }
-        let reason = if leaderless {
-            match self.elections.get(&id) {
+        let mut reasons = Vec::new();
+        if leaderless {
+            reasons.push(match self.elections.get(&id) {
                 Some(election) => election.reason(&self.state, partition),
                 None => "its election is about to begin".to_owned(),
-            }
-        } else {
-            absent.join(", ")
-        };
+            });
+        }
+        for broker in &partition.replicas {
+            // Whom an election waits for, and whose answer does not count, it says itself.
+            let why = match self.trouble_told(*broker, id) {
+                _ if self.state.is_fenced(*broker) => (!leaderless).then_some("does not answer"),
+                Some(told) => Some(told),
+                None if leaderless => None,
+                None if partition.suspects.contains(broker) => {
+                    Some("may have lost entries, which are copied from the leader")
+                }
+                None => (!partition.in_sync.contains(broker)).then_some("is catching up"),
+            };
+            reasons.extend(why.map(|why| format!("broker {broker} {why}")));
+        }
+        if reasons.is_empty() {
+            return None;
+        }
         Some(PartitionTrouble {
             topic: topic.name.clone(),
             partition: id.partition,
             epoch: partition.epoch,
             leaderless,
-            reason,
+            reason: reasons.join("; "),
         })
     }
 }

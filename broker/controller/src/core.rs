@@ -15,6 +15,7 @@ use crate::detector::Detector;
 use crate::election::{Election, Patience};
 use crate::session::{FenceAnswer, FromController, ToController};
 use crate::state::{ClusterState, Command, Elected, Outcome, SetChange, SetChangeResult};
+use crate::troubles::ReplicaTroubles;
 
 /// How often a fence that was not answered is sent again, in milliseconds.
 const FENCE_RETRY_MS: u64 = 200;
@@ -111,6 +112,8 @@ pub struct ControllerCore {
     config: Config,
     pub(crate) state: ClusterState,
     sessions: BTreeMap<SessionId, Session>,
+    /// What the brokers say of their own replicas.
+    troubles: ReplicaTroubles,
     detector: Detector,
     pub(crate) elections: BTreeMap<TopicPartition, Election>,
     purposes: BTreeMap<Token, Purpose>,
@@ -131,6 +134,7 @@ impl ControllerCore {
             config,
             state,
             sessions: BTreeMap::new(),
+            troubles: ReplicaTroubles::default(),
             detector: Detector::default(),
             elections: BTreeMap::new(),
             purposes: BTreeMap::new(),
@@ -206,10 +210,16 @@ impl ControllerCore {
         let Some(session) = self.sessions.remove(&id) else {
             return;
         };
+        self.troubles.forget(id);
         if self.session_of(session.broker).is_none() {
             self.detector.connected(session.broker, false, now);
             self.judge_brokers(now, out);
         }
+    }
+
+    /// What a broker says is the trouble with its replica.
+    pub(crate) fn trouble_told(&self, broker: BrokerId, id: TopicPartition) -> Option<&str> {
+        self.troubles.of(self.session_of(broker)?, id)
     }
 
     /// The connection of a broker's present life.
@@ -277,6 +287,9 @@ impl ControllerCore {
                     let command = Command::ReportSuspect { life, partitions };
                     self.propose(command, Purpose::AskedAgain, out);
                 }
+            }
+            ToController::ReplicaTroubles(told) => {
+                self.troubles.told(id, session.broker, told, &self.state);
             }
             ToController::AskOffsets(grants) => {
                 if let Some(leader) = session.living() {

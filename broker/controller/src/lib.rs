@@ -14,3 +14,4 @@ mod placement;
 pub mod rules;
 pub mod session;
 pub mod state;
+mod troubles;

@@ -49,6 +49,9 @@ pub enum ToController {
     ProposeInSync(Vec<SetChange>),
     /// Logs that it found missing or damaged.
     ReportSuspect(Vec<TopicPartition>),
+    /// Why replicas of its cannot do their part, in words that follow its name; none where that is
+    /// over. For people: nothing is decided by it. A session begins without any.
+    ReplicaTroubles(Vec<(TopicPartition, Option<String>)>),
     /// Offset limits that its leaders ask for.
     AskOffsets(Vec<OffsetGrant>),
     /// Successors that its leaders propose.
