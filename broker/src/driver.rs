@@ -170,6 +170,8 @@ pub struct Driver {
     /// Metadata that names this replica leader, kept back while the disk has no room for the entry
     /// that a reign begins with.
     kept_back: Option<PartitionView>,
+    /// The bytes that the disk had no room for last.
+    short_of: Option<usize>,
     failed: bool,
 }
 
@@ -188,6 +190,7 @@ impl Driver {
             log,
             wall_clock_ms: 0,
             kept_back: None,
+            short_of: None,
             failed: false,
         }
     }
@@ -215,7 +218,6 @@ impl Driver {
         let may = match self.replica.may_append(now) {
             Err(refusal) => Err(ProduceError::Refused(refusal)),
             Ok(()) => self
-                .log
                 .reserve(batch.len() + batch::ENTRY_OVERHEAD_BYTES)
                 .map_err(ProduceError::Storage),
         };
@@ -271,8 +273,12 @@ impl Driver {
         }
         // No room: as if the message had not come. The leader asks again, and meanwhile counts
         // this replica out.
-        if let Err(error) = self.log.reserve(payload.len()) {
-            tracing::warn!(%error, "an append is not taken");
+        let lacked_room = self.short_of.is_some();
+        if let Err(error) = self.reserve(payload.len()) {
+            // Said once: the leader goes on asking.
+            if !lacked_room {
+                tracing::warn!(%error, "an append is not taken");
+            }
             return;
         }
         self.step(
@@ -303,7 +309,7 @@ impl Driver {
     fn learn(&mut self, now: Tick, view: PartitionView, out: &mut Vec<Output>) {
         self.kept_back = None;
         if self.replica.would_lead(&view) {
-            match self.log.reserve(EPOCH_START_ROOM_BYTES) {
+            match self.reserve(EPOCH_START_ROOM_BYTES) {
                 Ok(()) => {}
                 Err(error) if error.is_full() => {
                     self.kept_back = Some(view);
@@ -325,6 +331,26 @@ impl Driver {
     /// Whether the lead waits for room on the disk.
     pub fn waits_for_room(&self) -> bool {
         self.kept_back.is_some()
+    }
+
+    /// Whether the disk has no room for what was to be stored last. Looks again, which costs a call
+    /// of the system where it had none.
+    pub fn lacks_room(&mut self) -> bool {
+        if let Some(bytes) = self.short_of {
+            // Whatever else is wrong comes up where something is stored.
+            drop(self.reserve(bytes));
+        }
+        self.short_of.is_some()
+    }
+
+    /// Makes sure of room for the next appends, and remembers where there is none.
+    fn reserve(&mut self, bytes: usize) -> Result<(), StorageError> {
+        let reserved = self.log.reserve(bytes);
+        match &reserved {
+            Err(error) if error.is_full() => self.short_of = Some(bytes),
+            Ok(()) | Err(_) => self.short_of = None,
+        }
+        reserved
     }
 
     /// Takes the result of the flush that was asked for.

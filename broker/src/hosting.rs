@@ -46,10 +46,24 @@ pub enum HostingError {
     },
 }
 
+impl HostingError {
+    /// Whether the disk is full, and nothing else wrong.
+    pub fn is_full(&self) -> bool {
+        match self {
+            HostingError::Storage(StorageError::Io { source, .. })
+            | HostingError::Io { source, .. } => source.kind() == std::io::ErrorKind::StorageFull,
+            HostingError::Storage(error) => error.is_full(),
+            HostingError::Unreadable { .. } | HostingError::Panicked(_) => false,
+        }
+    }
+}
+
 /// A replica whose log is open.
 pub struct OpenedReplica {
     /// Reads it.
     pub reader: LogReader,
+    /// The damage that was found in it.
+    pub damage: Option<DamageNote>,
     log: StoredLog,
     shape: LogShape,
 }
@@ -112,7 +126,12 @@ pub fn open(
     };
     let reader = log.reader();
     let log = StoredLog { log };
-    Ok(OpenedReplica { reader, log, shape })
+    Ok(OpenedReplica {
+        reader,
+        damage,
+        log,
+        shape,
+    })
 }
 
 /// Puts on record that a log is not there which should be, before an empty one takes its place and

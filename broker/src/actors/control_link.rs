@@ -5,7 +5,7 @@
 
 mod lonely;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -50,6 +50,9 @@ const ROUND_PAUSE: Duration = Duration::from_millis(25);
 /// How long a request to the controller may take, finding it included.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Most replicas whose troubles are told in one message.
+const TROUBLES_MAX: usize = 1_000;
+
 /// What the parts of a broker tell the controller.
 pub enum Report {
     /// A fence is answered.
@@ -62,6 +65,8 @@ pub enum Report {
     Handover(TopicPartition, core::HandoverProposal),
     /// A log was found missing or damaged.
     Suspect(TopicPartition),
+    /// Why a replica cannot do its part, in words that follow "broker 1"; none where that is over.
+    Trouble(TopicPartition, Option<String>),
     /// A connection to this life of a broker was refused.
     ConnectionRefused(BrokerId, BrokerEpoch),
     /// A request, with where its answer goes.
@@ -164,6 +169,8 @@ pub struct Keeper {
     waiting: HashMap<u64, oneshot::Sender<Result<AdminResponse, WireError>>>,
     next_request: u64,
     hint: Option<BrokerId>,
+    /// The replicas' troubles, to be told again to the next controller.
+    troubles: BTreeMap<TopicPartition, String>,
     /// The session that ended last had been one with the controller.
     greeted: bool,
 }
@@ -188,6 +195,7 @@ impl Keeper {
             waiting: HashMap::new(),
             next_request: 0,
             hint: None,
+            troubles: BTreeMap::new(),
             greeted: false,
         }
     }
@@ -248,7 +256,7 @@ impl Keeper {
                 .flatten()
                 .map(|(_, b)| b.peer_address.clone()),
         );
-        let mut seen = std::collections::BTreeSet::new();
+        let mut seen = BTreeSet::new();
         addresses.retain(|address| seen.insert(address.clone()));
         addresses
     }
@@ -333,6 +341,7 @@ impl Keeper {
                 },
             );
         }
+        self.tell_troubles(self.troubles.keys().copied(), out);
         let interval = Duration::from_millis(self.shared.config.cluster.heartbeat_interval_ms);
         let silence_max = SILENCE_MIN.max(4 * interval);
         let mut beat = tokio::time::interval(interval);
@@ -410,6 +419,7 @@ impl Keeper {
         }
         let (mut answers, mut changes) = (Vec::new(), Vec::new());
         let (mut grants, mut handovers, mut suspects) = (Vec::new(), Vec::new(), Vec::new());
+        let mut troubled = BTreeSet::new();
         let mut next = Some(first);
         while let Some(report) = next {
             match report {
@@ -437,6 +447,14 @@ impl Keeper {
                     log_end: proposal.log_end,
                 }),
                 Report::Suspect(partition) => suspects.push(partition),
+                Report::Trouble(partition, trouble) => {
+                    let had_one = self.troubles.remove(&partition).is_some();
+                    if had_one || trouble.is_some() {
+                        troubled.insert(partition);
+                    }
+                    self.troubles
+                        .extend(trouble.map(|trouble| (partition, trouble)));
+                }
                 Report::ConnectionRefused(broker, epoch) => {
                     let life = BrokerLife { broker, epoch };
                     send(out, &ToController::ConnectionRefused { life });
@@ -473,6 +491,23 @@ impl Keeper {
         }
         if !changes.is_empty() {
             send(out, &ToController::ProposeInSync(changes));
+        }
+        self.tell_troubles(troubled, out);
+    }
+
+    /// Tells how these replicas are.
+    fn tell_troubles(
+        &self,
+        of: impl IntoIterator<Item = TopicPartition>,
+        out: &mpsc::UnboundedSender<Outgoing>,
+    ) {
+        let troubles: Vec<_> = of
+            .into_iter()
+            .map(|id| (id, self.troubles.get(&id).cloned()))
+            .collect();
+        // A frame has a limit, and a full disk is the trouble of all replicas on it.
+        for some in troubles.chunks(TROUBLES_MAX) {
+            send(out, &ToController::ReplicaTroubles(some.to_vec()));
         }
     }
 }

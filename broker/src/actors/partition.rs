@@ -26,6 +26,9 @@ use crate::failure::Failure;
 /// How often a loss is reported until the metadata shows it, in milliseconds.
 const REPORT_AGAIN_MS: u64 = 1_000;
 
+/// How often it is looked for trouble that the controller should know of, in milliseconds.
+const LOOK_AGAIN_MS: u64 = 1_000;
+
 /// How long a leader pauses for its successor to catch up, in milliseconds. In the set it is close
 /// behind.
 const HANDOVER_TIMEOUT_MS: u64 = 1_000;
@@ -48,31 +51,44 @@ pub struct Surroundings {
 /// The actor of one replica.
 pub struct Partition {
     id: TopicPartition,
+    /// What people know it by: topic and number.
+    name: String,
     driver: Driver,
     around: Surroundings,
     watermark: watch::Sender<Offset>,
     answers: HashMap<RequestId, Answer>,
     next_request: u64,
     loss_reported_at: Option<Tick>,
+    /// The damage that was found in its log, until the metadata shows that it is made good.
+    damage: Option<String>,
+    trouble: Option<String>,
+    trouble_looked_at: Option<Tick>,
     outputs: Vec<Output>,
 }
 
 impl Partition {
-    /// The actor of a replica; readers are told by `watermark` how far they may read.
+    /// The actor of a replica, with the `damage` that was found in its log; readers are told by
+    /// `watermark` how far they may read.
     pub fn new(
         id: TopicPartition,
+        name: String,
         driver: Driver,
+        damage: Option<String>,
         around: Surroundings,
         watermark: watch::Sender<Offset>,
     ) -> Self {
         Partition {
             id,
+            name,
             driver,
             around,
             watermark,
             answers: HashMap::new(),
             next_request: 0,
             loss_reported_at: None,
+            damage,
+            trouble: None,
+            trouble_looked_at: None,
             outputs: Vec::new(),
         }
     }
@@ -92,7 +108,7 @@ impl Partition {
     }
 
     fn dispatch_one(&mut self, output: Output, ctx: &mut Context<Self>) {
-        let partition = self.id;
+        let (partition, name) = (self.id, &self.name);
         match output {
             Output::Send {
                 to,
@@ -135,14 +151,14 @@ impl Partition {
                     .report(Report::Handover(partition, proposal));
             }
             Output::RoleChanged { leading } => match leading {
-                Some(epoch) => tracing::info!(%partition, %epoch, "leads"),
-                None => tracing::info!(%partition, "no longer leads"),
+                Some(epoch) => tracing::info!(%partition, name, %epoch, "leads"),
+                None => tracing::info!(%partition, name, "no longer leads"),
             },
             Output::Truncated { to, epoch } => {
-                tracing::warn!(%partition, %to, %epoch, "entries that were never committed are cut and kept in quarantine");
+                tracing::warn!(%partition, name, %to, %epoch, "entries that were never committed are cut and kept in quarantine");
             }
             Output::BadPeer { why } => {
-                tracing::warn!(%partition, why, "a message of another broker is ignored");
+                tracing::warn!(%partition, name, why, "a message of another broker is ignored");
             }
             Output::Broken(reason) => self.broken(&reason),
         }
@@ -151,8 +167,8 @@ impl Partition {
     /// What cannot be repaired here is said loudly; the other replicas go on without this one. A
     /// disk that failed is no matter of one replica: the broker ends.
     fn broken(&self, reason: &BrokenReason) {
-        let partition = self.id;
-        tracing::error!(%partition, ?reason, "this replica takes no part any more");
+        let (partition, name) = (self.id, &self.name);
+        tracing::error!(%partition, name, ?reason, "this replica takes no part any more");
         let full = matches!(reason, BrokenReason::Storage(error) if error.is_full());
         match reason {
             BrokenReason::Storage(_) if full => self.around.failure.no_room(partition),
@@ -173,10 +189,55 @@ impl Partition {
         }
     }
 
+    /// Has the controller know why this replica cannot do its part, and when that is over.
+    fn report_trouble(&mut self) {
+        let now = self.around.clock.now();
+        let due = |at: Tick| now.since_ms(at) >= LOOK_AGAIN_MS;
+        if !self.trouble_looked_at.is_none_or(due) {
+            return;
+        }
+        self.trouble_looked_at = Some(now);
+        let trouble = self.find_trouble();
+        if trouble != self.trouble {
+            let report = Report::Trouble(self.id, trouble.clone());
+            self.around.control.report(report);
+            self.trouble = trouble;
+        }
+    }
+
+    fn find_trouble(&mut self) -> Option<String> {
+        let replica = self.driver.replica();
+        if replica.is_broken() {
+            let text = "takes no part: its leader would have had it cut what was committed; the broker's log says more";
+            return Some(text.to_owned());
+        }
+        if !replica.is_suspect() {
+            self.damage = None;
+        }
+        if let Some(damage) = &self.damage {
+            return Some(format!("found its log damaged: {damage}"));
+        }
+        let full = self.driver.lacks_room();
+        full.then(|| "has no room on its disk; free space there".to_owned())
+    }
+
+    fn refusal_error(&self, refusal: &Refusal) -> WireError {
+        if matches!(refusal, Refusal::NotLeader) && self.driver.waits_for_room() {
+            return WireError::new(
+                ErrorCode::StorageFull,
+                format!(
+                    "partition {}: the broker that shall lead it has no room on its disk to begin; free space there",
+                    self.name
+                ),
+            );
+        }
+        refusal_error(&self.name, refusal)
+    }
+
     fn wire_error(&self, error: ProduceError) -> WireError {
-        let id = self.id;
+        let id = &self.name;
         match error {
-            ProduceError::Refused(refusal) => refusal_error(id, &refusal),
+            ProduceError::Refused(refusal) => self.refusal_error(&refusal),
             ProduceError::Storage(error) if error.is_full() => WireError::new(
                 ErrorCode::StorageFull,
                 format!("partition {id}: {error}; free space on the broker's disk"),
@@ -195,12 +256,14 @@ fn produced(acknowledged: Acknowledged) -> ResponseBody {
     }
 }
 
-fn refusal_error(id: TopicPartition, refusal: &Refusal) -> WireError {
+fn refusal_error(name: &str, refusal: &Refusal) -> WireError {
     let (code, text) = match refusal {
         Refusal::NotLeader => (ErrorCode::NotLeader, "this broker does not lead it".into()),
         Refusal::NotEnoughReplicas { reachable, needed } => (
             ErrorCode::NotEnoughReplicas,
-            format!("{needed} in-sync replicas are needed, {reachable} can be reached; not stored"),
+            format!(
+                "{needed} in-sync replicas are needed, {reachable} can be reached (`baton cluster status` may say why); not stored"
+            ),
         ),
         Refusal::CommitTimeout => (
             ErrorCode::CommitTimeout,
@@ -227,7 +290,7 @@ fn refusal_error(id: TopicPartition, refusal: &Refusal) -> WireError {
             "the leader's disk failed; outcome unknown".into(),
         ),
     };
-    WireError::new(code, format!("partition {id}: {text}"))
+    WireError::new(code, format!("partition {name}: {text}"))
 }
 
 impl Actor for Partition {
@@ -337,6 +400,7 @@ impl Handler<TimePassed> for Partition {
         self.driver.set_wall_clock(self.around.clock.wall_ms());
         self.input(Input::Tick, ctx);
         self.report_loss();
+        self.report_trouble();
     }
 }
 
@@ -346,7 +410,7 @@ impl Handler<AskStatus> for Partition {
     fn handle(&mut self, _: AskStatus, _: &mut Self::Context) -> Self::Result {
         let replica = self.driver.replica();
         let Some(epoch) = replica.leading() else {
-            return Err(refusal_error(self.id, &Refusal::NotLeader));
+            return Err(self.refusal_error(&Refusal::NotLeader));
         };
         let log = replica.log();
         Ok(PartitionStatus {

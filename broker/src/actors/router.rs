@@ -10,11 +10,13 @@ use std::sync::Arc;
 
 use actix::{Actor, Addr, ArbiterHandle, AsyncContext, Context, Handler, Message, ResponseFuture};
 use baton_controller::state::ClusterState;
+use baton_protocol::error::{ErrorCode, WireError};
 use baton_protocol::ids::{BrokerEpoch, BrokerId, BrokerLife, TopicPartition};
 use baton_protocol::metadata::{PartitionRecord, TopicRecord};
 use baton_replication::event::{PartitionView, ReplicaView};
 use tokio::sync::watch;
 
+use crate::actors::control_link::Report;
 use crate::actors::messages::{
     CloseAll, ClosePartition, ControllerKnown, Fence, FencePartitions, HandOver, HandOverPartition,
     LinkChanged, MetadataCommands, MetadataSnapshot, Registered, SetChangeRefused,
@@ -220,12 +222,14 @@ impl Router {
         let replica = self.replicas.remove(&partition);
         let deleted = !state.topics.contains_key(&partition.topic);
         let data_dir = self.data_dir.clone();
+        let control = self.around.control.clone();
         actix::spawn(async move {
             if let Some(ReplicaHere::Running { actor, .. }) = replica
                 && let Err(error) = actor.send(ClosePartition).await
             {
                 tracing::warn!(%partition, %error, "a replica did not close");
             }
+            control.report(Report::Trouble(partition, None));
             if let Err(error) = hosting::retire(&data_dir, partition, deleted) {
                 tracing::error!(%partition, %error, "the data of a replica that is gone could not be put away");
             }
@@ -247,6 +251,29 @@ impl Router {
         }
     }
 
+    /// The replica takes no part until the next start. Whoever asks for it is told why, and so is
+    /// whoever asks how the cluster is.
+    fn fail_replica(&mut self, partition: TopicPartition, error: &hosting::HostingError) {
+        let record = self.state.as_ref().and_then(|s| record_of(s, &partition));
+        let name = record.map(|(topic, _)| name_of(topic, partition));
+        tracing::error!(%partition, name, %error, "a replica's log cannot be used; the replica takes no part, its files are left as they are");
+        let (code, text) = match error.is_full() {
+            true => (
+                ErrorCode::StorageFull,
+                format!("cannot open its log ({error}); free space on its disk and restart it"),
+            ),
+            false => (
+                ErrorCode::StorageFailed,
+                format!("cannot use its log ({error}); it tries again when it is restarted"),
+            ),
+        };
+        let report = Report::Trouble(partition, Some(text.clone()));
+        self.around.control.report(report);
+        let why = WireError::new(code, text);
+        self.shared.routes.fail(partition, why);
+        self.replicas.insert(partition, ReplicaHere::Failed);
+    }
+
     fn start_replica(&mut self, partition: TopicPartition, opened: OpenedReplica) {
         let (Some(state), Some(me)) = (&self.state, self.shared.me()) else {
             return;
@@ -256,11 +283,14 @@ impl Router {
         };
         let view = view_of(state, topic, record);
         let (watermark, watermark_changes) = watch::channel(baton_protocol::ids::Offset::ZERO);
+        let name = name_of(topic, partition);
+        let damage = opened.damage.as_ref().map(ToString::to_string);
         let reader = opened.reader.clone();
         let links = self.around.links.up();
         let config = self.shared.config.core();
         let driver = opened.into_driver(me, config, view.clone(), links);
-        let replica = Partition::new(partition, driver, self.around.clone(), watermark);
+        let around = self.around.clone();
+        let replica = Partition::new(partition, name, driver, damage, around, watermark);
         let worker = &self.workers[worker_of(&partition, self.workers.len())];
         let actor = Partition::start_in_arbiter(worker, |_| replica);
         actor.do_send(ViewChanged(view.clone()));
@@ -277,6 +307,11 @@ impl Router {
         self.replicas
             .insert(partition, ReplicaHere::Running { actor, view });
     }
+}
+
+/// A partition as people know it.
+fn name_of(topic: &TopicRecord, partition: TopicPartition) -> String {
+    format!("{}/{}", topic.name, partition.partition)
 }
 
 /// A partition's worker. Stable, so that a replica's neighbours do not depend on the order in which
@@ -445,10 +480,7 @@ impl Handler<Opened> for Router {
                 self.start_replica(partition, opened);
                 self.settle();
             }
-            Err(error) => {
-                tracing::error!(%partition, %error, "a replica's log cannot be used; the replica takes no part, its files are left as they are");
-                self.replicas.insert(partition, ReplicaHere::Failed);
-            }
+            Err(error) => self.fail_replica(partition, &error),
         }
     }
 }

@@ -3,10 +3,11 @@
 //! Read on every request, changed when a replica comes or goes; readers never wait.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use actix::Addr;
 use arc_swap::ArcSwap;
+use baton_protocol::error::WireError;
 use baton_protocol::ids::{Offset, TopicPartition};
 use baton_storage::LogReader;
 use tokio::sync::watch;
@@ -28,6 +29,8 @@ pub struct Hosted {
 #[derive(Clone, Default)]
 pub struct Routes {
     table: Arc<ArcSwap<HashMap<TopicPartition, Hosted>>>,
+    /// Why replicas that should be here are not: looked at only for an error's text.
+    failed: Arc<Mutex<HashMap<TopicPartition, WireError>>>,
 }
 
 impl Routes {
@@ -57,12 +60,27 @@ impl Routes {
 
     /// Takes a replica out.
     pub fn remove(&self, partition: &TopicPartition) -> Option<Hosted> {
+        self.failures().remove(partition);
         let before = self.table.rcu(|table| {
             let mut table = HashMap::clone(table);
             table.remove(partition);
             table
         });
         before.get(partition).cloned()
+    }
+
+    /// Notes why a replica that should be here is not.
+    pub fn fail(&self, partition: TopicPartition, why: WireError) {
+        self.failures().insert(partition, why);
+    }
+
+    /// Why this replica, which should be here, is not.
+    pub fn failure(&self, partition: &TopicPartition) -> Option<WireError> {
+        self.failures().get(partition).cloned()
+    }
+
+    fn failures(&self) -> MutexGuard<'_, HashMap<TopicPartition, WireError>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// All replicas, as they are now.

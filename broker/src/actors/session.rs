@@ -322,11 +322,21 @@ impl Session {
             );
             return WireError::new(ErrorCode::UnknownPartition, text);
         }
-        let text = format!(
-            "broker {} does not lead {}/{}",
-            self.shared.broker, topic.name, id.partition
+        let (me, name) = (
+            self.shared.broker,
+            format!("{}/{}", topic.name, id.partition),
         );
-        WireError::new(ErrorCode::NotLeader, text)
+        let leader = topic.partition(id.partition).and_then(|p| p.leader);
+        if leader.is_some_and(|leader| leader.broker == me)
+            && let Some(failure) = self.shared.routes.failure(&id)
+        {
+            let text = format!("broker {me}, which leads {name}, {}", failure.message);
+            return WireError::new(failure.code, text);
+        }
+        WireError::new(
+            ErrorCode::NotLeader,
+            format!("broker {me} does not lead {name}"),
+        )
     }
 }
 
