@@ -2,10 +2,13 @@
 //! as JSON.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::{App, HttpResponse, HttpServer, Responder, dev::Server, web};
+use baton_protocol::admin::{AdminRequest, AdminResponse, PartitionTrouble};
 use baton_protocol::metadata::ClusterView;
 use serde::Serialize;
+use tokio::time::timeout;
 
 use crate::shared::Shared;
 
@@ -14,6 +17,17 @@ struct Health {
     broker: u32,
     registered: bool,
     controller: Option<u32>,
+}
+
+/// How long the controller may take to say what is wrong.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
+
+#[derive(Serialize)]
+struct Cluster {
+    #[serde(flatten)]
+    view: ClusterView,
+    /// What is wrong, and why; null while no controller answers.
+    troubles: Option<Vec<PartitionTrouble>>,
 }
 
 async fn health(shared: web::Data<Shared>) -> impl Responder {
@@ -30,12 +44,16 @@ async fn health(shared: web::Data<Shared>) -> impl Responder {
 }
 
 async fn cluster(shared: web::Data<Shared>) -> impl Responder {
-    let view: Option<ClusterView> = shared.view(None);
-    match view {
-        Some(view) => HttpResponse::Ok().json(view),
-        None => HttpResponse::ServiceUnavailable()
-            .body("this broker has not heard of a controller yet\n"),
-    }
+    let Some(view) = shared.view(None) else {
+        return HttpResponse::ServiceUnavailable()
+            .body("this broker has not heard of a controller yet\n");
+    };
+    let asked = shared.control.ask(AdminRequest::ClusterStatus);
+    let troubles = match timeout(STATUS_TIMEOUT, asked).await {
+        Ok(Ok(AdminResponse::ClusterStatus(status))) => Some(status.troubles),
+        Ok(_) | Err(_) => None,
+    };
+    HttpResponse::Ok().json(Cluster { view, troubles })
 }
 
 /// Serves the API on `listener`.

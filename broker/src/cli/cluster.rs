@@ -151,7 +151,7 @@ async fn status(global: &Global) -> anyhow::Result<()> {
                 if trouble.leaderless {
                     "no leader"
                 } else {
-                    "under-replicated"
+                    "degraded"
                 }
                 .to_owned(),
                 trouble.reason.clone(),

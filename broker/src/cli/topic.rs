@@ -1,5 +1,6 @@
 //! `baton topic`.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -10,11 +11,12 @@ use baton_protocol::metadata::{Flush, TopicRecord};
 use clap::Subcommand;
 use serde_json::json;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::cli::output::{count, list, note, print_json, print_table, say};
 use crate::cli::{Global, block_on, bootstrap, confirm};
 
-/// How long the leaders may take to tell their offsets.
+/// How long the leaders may take to tell their offsets, and the controller what is wrong.
 const STATUS_LIMIT: Duration = Duration::from_secs(3);
 
 /// Leaders asked at a time.
@@ -221,9 +223,30 @@ async fn statuses(
     Ok(told.into_iter().map(|(_, status)| status).collect())
 }
 
+/// What is wrong with partitions of this topic, and why, as the controller says.
+async fn troubles(client: &Client, name: &str) -> BTreeMap<usize, String> {
+    let why = match timeout(STATUS_LIMIT, client.cluster_status()).await {
+        Ok(Ok(status)) => {
+            let troubles = status.troubles.into_iter();
+            return troubles
+                .filter(|trouble| trouble.topic == name)
+                .map(|trouble| (trouble.partition.0 as usize, trouble.reason))
+                .collect();
+        }
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "the controller does not answer".to_owned(),
+    };
+    note!("whether something is wrong with {name} is not known: {why}");
+    BTreeMap::new()
+}
+
 async fn describe(client: &Client, name: &str, as_json: bool) -> anyhow::Result<()> {
     let topic = client.topic(name).await?;
-    let statuses = statuses(client, &topic).await?;
+    let (statuses, troubles) = tokio::join!(statuses(client, &topic), troubles(client, name));
+    let statuses = statuses?;
+    for (index, why) in &troubles {
+        note!("{name}/{index}: {why}");
+    }
     for (index, status) in statuses.iter().enumerate() {
         if let Err(why) = status {
             note!("the offsets of {name}/{index} are not known: {why}");
@@ -236,6 +259,7 @@ async fn describe(client: &Client, name: &str, as_json: bool) -> anyhow::Result<
                 json!({
                     "partition": index, "metadata": partition,
                     "status": status.as_ref().ok(), "error": status.as_ref().err(),
+                    "trouble": troubles.get(&index),
                 })
             })
             .collect();

@@ -2,5 +2,6 @@
 
 mod failover;
 mod harness;
+mod health;
 mod hostile;
 mod usage;
