@@ -129,6 +129,20 @@ pub enum ConfigError {
         /// What it may be.
         allowed: String,
     },
+    /// A key's value does not go with what another key is by default.
+    #[error(
+        "{origin}: {setting} does not go with {default}, the default; set that too: it must be {allowed}"
+    )]
+    Conflict {
+        /// Who sets it.
+        origin: Origin,
+        /// The key and its value.
+        setting: String,
+        /// The other key and its default.
+        default: String,
+        /// What the other may be.
+        allowed: String,
+    },
     /// A variable's value is not text.
     #[error("environment variable {name}: the value is not valid UTF-8")]
     NotText {
@@ -174,19 +188,34 @@ impl Loaded {
         }
         let builder = config::Config::builder().add_source(Layers(layers.clone()));
         let config: Config = builder.build()?.try_deserialize()?;
-        if let Some(rules::Conflict { key, allowed }) = rules::conflict(&config)
-            && let Some(setting) = layers.get(key)
-        {
-            return Err(ConfigError::Value {
-                origin: setting.origin.clone(),
-                key: key.to_owned(),
-                value: setting.toml(),
-                allowed,
-            });
+        if let Some(conflict) = rules::conflict(&config) {
+            return Err(conflict_error(conflict, &layers));
         }
         let settings = KEYS.iter().filter_map(|(key, _)| layers.remove(*key));
         let settings = settings.collect();
         Ok(Loaded { config, settings })
+    }
+}
+
+/// Blames the key that somebody set.
+fn conflict_error(conflict: rules::Conflict, layers: &BTreeMap<String, Setting>) -> ConfigError {
+    let rules::Conflict { key, with, allowed } = conflict;
+    let value = |key: &str| layers.get(key).map(Setting::toml).unwrap_or_default();
+    let origin = |key: &str| layers.get(key).map(|setting| setting.origin.clone());
+    let origin = |key: &str| origin(key).unwrap_or(Origin::Default);
+    match origin(key) {
+        Origin::Default if origin(with) != Origin::Default => ConfigError::Conflict {
+            origin: origin(with),
+            setting: format!("{with} = {}", value(with)),
+            default: format!("{key} = {}", value(key)),
+            allowed,
+        },
+        origin => ConfigError::Value {
+            origin,
+            key: key.to_owned(),
+            value: value(key),
+            allowed,
+        },
     }
 }
 

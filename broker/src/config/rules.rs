@@ -4,7 +4,7 @@
 use config::{Value, ValueKind};
 
 use super::bytes::ByteSize;
-use super::{Config, VOTERS_MAX, Voter};
+use super::{Broker, Config, VOTERS_MAX, Voter};
 
 /// The values a key takes.
 #[derive(Clone, Copy, Debug)]
@@ -184,10 +184,41 @@ fn texts(value: &Value) -> Option<Vec<String>> {
     }
 }
 
-/// Two keys that do not go together: the key to blame, and what it must be.
+/// Two keys that do not go together: what the first must be, as the second is.
 pub(super) struct Conflict {
     pub(super) key: &'static str,
+    pub(super) with: &'static str,
     pub(super) allowed: String,
+}
+
+/// Where a broker listens; each needs an address of its own.
+fn listeners(broker: &Broker) -> [(&'static str, &str); 4] {
+    [
+        ("broker.listen", &broker.listen),
+        ("broker.peer_listen", &broker.peer_listen),
+        ("broker.raft_listen", &broker.raft_listen),
+        ("broker.http_listen", &broker.http_listen),
+    ]
+}
+
+/// Two listeners that cannot both be: the same port, on the same address or on all of the machine.
+fn same_listeners(broker: &Broker) -> Option<Conflict> {
+    let port = |address: &str| address.rsplit_once(':').map(|(_, port)| port.to_owned());
+    let listeners = listeners(broker);
+    for (i, (key, address)) in listeners.iter().enumerate() {
+        let taken = listeners[..i].iter().find(|(_, other)| {
+            let anywhere = is_wildcard(address) || is_wildcard(other);
+            address == other || anywhere && port(address) == port(other)
+        });
+        if let Some((with, other)) = taken {
+            return Some(Conflict {
+                key,
+                with,
+                allowed: format!("another address than {with}, which is {other}"),
+            });
+        }
+    }
+    None
 }
 
 /// Looks for values that are fine alone and not together.
@@ -203,26 +234,30 @@ pub(super) fn conflict(config: &Config) -> Option<Conflict> {
     let message = limits.message_bytes_max;
     let beat = cluster.heartbeat_interval_ms;
     let told = "set, because nobody can connect to the wildcard address that is listened on";
-    // Whether it is wrong, the key to blame, and what its value must be.
+    // Whether it is wrong, the key to blame, what it does not go with, and what it must be.
     let checks = [
         (
             broker.advertised.is_empty() && is_wildcard(&broker.listen),
             "broker.advertised",
+            "broker.listen",
             format!("{told} (broker.listen is {})", broker.listen),
         ),
         (
             broker.peer_advertised.is_empty() && is_wildcard(&broker.peer_listen),
             "broker.peer_advertised",
+            "broker.peer_listen",
             format!("{told} (broker.peer_listen is {})", broker.peer_listen),
         ),
         (
             cluster.session_timeout_ms < 3 * beat,
             "cluster.session_timeout_ms",
+            "cluster.heartbeat_interval_ms",
             format!("at least three times cluster.heartbeat_interval_ms, which is {beat}"),
         ),
         (
             raft.election_timeout_min_ms <= raft.heartbeat_interval_ms,
             "raft.election_timeout_min_ms",
+            "raft.heartbeat_interval_ms",
             format!(
                 "more than raft.heartbeat_interval_ms, which is {}",
                 raft.heartbeat_interval_ms
@@ -231,6 +266,7 @@ pub(super) fn conflict(config: &Config) -> Option<Conflict> {
         (
             raft.election_timeout_max_ms <= raft.election_timeout_min_ms,
             "raft.election_timeout_max_ms",
+            "raft.election_timeout_min_ms",
             format!(
                 "more than raft.election_timeout_min_ms, which is {}",
                 raft.election_timeout_min_ms
@@ -239,6 +275,7 @@ pub(super) fn conflict(config: &Config) -> Option<Conflict> {
         (
             log.segment_bytes_max <= message,
             "log.segment_bytes_max",
+            "limits.message_bytes_max",
             format!(
                 "more than limits.message_bytes_max, which is {}",
                 ByteSize(message as u64)
@@ -247,6 +284,7 @@ pub(super) fn conflict(config: &Config) -> Option<Conflict> {
         (
             limits.in_flight_bytes_per_connection < message,
             "limits.in_flight_bytes_per_connection",
+            "limits.message_bytes_max",
             format!(
                 "at least limits.message_bytes_max, which is {}",
                 ByteSize(message as u64)
@@ -255,6 +293,7 @@ pub(super) fn conflict(config: &Config) -> Option<Conflict> {
         (
             limits.in_flight_bytes < limits.in_flight_bytes_per_connection,
             "limits.in_flight_bytes",
+            "limits.in_flight_bytes_per_connection",
             format!(
                 "at least limits.in_flight_bytes_per_connection, which is {}",
                 ByteSize(limits.in_flight_bytes_per_connection as u64)
@@ -264,5 +303,6 @@ pub(super) fn conflict(config: &Config) -> Option<Conflict> {
     checks
         .into_iter()
         .find(|(wrong, ..)| *wrong)
-        .map(|(_, key, allowed)| Conflict { key, allowed })
+        .map(|(_, key, with, allowed)| Conflict { key, with, allowed })
+        .or_else(|| same_listeners(broker))
 }

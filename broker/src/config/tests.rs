@@ -189,8 +189,16 @@ fn a_file_that_cannot_be_used_is_named() {
 fn values_that_do_not_go_together_are_refused() {
     assert_eq!(
         refusal("[raft]\nelection_timeout_min_ms = 400\n", &[], &[]),
-        "default: raft.election_timeout_max_ms = 300 is not allowed; it must be more than raft.election_timeout_min_ms, which is 400"
+        "FILE: raft.election_timeout_min_ms = 400 does not go with raft.election_timeout_max_ms = 300, the default; set that too: it must be more than raft.election_timeout_min_ms, which is 400"
     );
+    let same = refusal("[broker]\nlisten = \"127.0.0.1:7501\"\n", &[], &[]);
+    assert!(
+        same.contains("broker.listen = \"127.0.0.1:7501\" does not go with"),
+        "{same}"
+    );
+    let everywhere = "[broker]\nhttp_listen = \"0.0.0.0:7601\"\n";
+    let same = refusal(everywhere, &[], &[]);
+    assert!(same.contains("broker.raft_listen, which is"), "{same}");
     let wildcard = refusal("[broker]\nlisten = \"0.0.0.0:7401\"\n", &[], &[]);
     assert!(
         wildcard.contains("broker.advertised") && wildcard.contains("0.0.0.0:7401"),
