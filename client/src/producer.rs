@@ -177,7 +177,9 @@ impl Producer {
         let count = self.partitions.len() as u32;
         match record.partition {
             Some(partition) if partition.0 >= count => {
-                let text = format!("the topic has {count} partitions, there is no {partition}");
+                let text = format!(
+                    "the topic has no partition {partition}; it has {count}, numbered from 0"
+                );
                 Err(Error::new(ErrorKind::UnknownTopic, text))
             }
             _ => Ok(()),

@@ -93,7 +93,8 @@ impl Client {
             None => (0..count).map(PartitionIndex).collect(),
         };
         if let Some(bad) = partitions.iter().find(|partition| partition.0 >= count) {
-            let text = format!("topic {topic} has {count} partitions, there is no {bad}");
+            let text =
+                format!("topic {topic} has no partition {bad}; it has {count}, numbered from 0");
             return Err(Error::new(ErrorKind::UnknownTopic, text));
         }
         let (sender, chunks) = mpsc::channel(CHUNKS_WAITING_MAX);

@@ -166,7 +166,8 @@ impl ControllerCore {
         let record = record.ok_or_else(|| unknown_topic(topic))?;
         let count = record.partitions.len();
         let partition = record.partition(index).ok_or_else(|| {
-            let text = format!("topic {topic} has {count} partitions, there is no {index}");
+            let text =
+                format!("topic {topic} has no partition {index}; it has {count}, numbered from 0");
             WireError::new(ErrorCode::UnknownPartition, text)
         })?;
         let id = TopicPartition {

@@ -215,7 +215,8 @@ impl Session {
                 } else {
                     ErrorCode::InvalidBatch
                 };
-                let error = WireError::new(code, format!("partition {id}: {error}"));
+                let error =
+                    WireError::new(code, format!("partition {}: {error}", self.name_of(id)));
                 return refuse(acks, answer, error);
             }
         };
@@ -253,8 +254,8 @@ impl Session {
         let Some(hosted) = self.shared.routes.get(&wanted.partition) else {
             return answer.send(Err(self.not_here(wanted.partition)));
         };
-        let number = wanted.subscription;
-        match Subscription::start(wanted, hosted, self.out.clone(), answer) {
+        let (number, name) = (wanted.subscription, self.name_of(wanted.partition));
+        match Subscription::start(wanted, &name, hosted, self.out.clone(), answer) {
             Some(subscription) => {
                 self.subscriptions.insert(number, subscription);
             }
@@ -304,6 +305,16 @@ impl Session {
         });
     }
 
+    /// A partition as people know it.
+    fn name_of(&self, id: TopicPartition) -> String {
+        let known = self.shared.known.borrow();
+        let topic = known.state.as_ref().and_then(|s| s.topics.get(&id.topic));
+        match topic {
+            Some(topic) => format!("{}/{}", topic.name, id.partition),
+            None => id.to_string(),
+        }
+    }
+
     /// Why a partition is not served here, as precisely as this broker knows.
     fn not_here(&self, id: TopicPartition) -> WireError {
         let known = self.shared.known.borrow().clone();
@@ -317,15 +328,12 @@ impl Session {
         if topic.partition(id.partition).is_none() {
             let count = topic.partitions.len();
             let text = format!(
-                "topic {} has {count} partitions, there is no {}",
+                "topic {} has no partition {}; it has {count}, numbered from 0",
                 topic.name, id.partition
             );
             return WireError::new(ErrorCode::UnknownPartition, text);
         }
-        let (me, name) = (
-            self.shared.broker,
-            format!("{}/{}", topic.name, id.partition),
-        );
+        let (me, name) = (self.shared.broker, self.name_of(id));
         let leader = topic.partition(id.partition).and_then(|p| p.leader);
         if leader.is_some_and(|leader| leader.broker == me)
             && let Some(failure) = self.shared.routes.failure(&id)

@@ -43,18 +43,20 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// Answers the request and begins to push, unless the offset lies outside the log.
+    /// Answers the request and begins to push, unless the offset lies outside the log. `name` is what
+    /// people know the partition by.
     pub fn start(
         wanted: Wanted,
+        name: &str,
         hosted: Hosted,
         out: UnboundedSender<Outgoing>,
         answer: Answer,
     ) -> Option<Subscription> {
         let (log_start, log_end) = (hosted.reader.start(), hosted.reader.end());
-        let (offset, partition) = (wanted.offset, wanted.partition);
+        let offset = wanted.offset;
         if offset < log_start || offset > log_end {
             let text = format!(
-                "partition {partition} has offsets {log_start} to {log_end} here, {offset} was asked for"
+                "partition {name} has offsets {log_start} to {log_end} here, {offset} was asked for"
             );
             answer.send(Err(WireError::new(ErrorCode::OffsetOutOfRange, text)));
             return None;

@@ -82,7 +82,7 @@ fn partitions(args: &ConsumeArgs, topic: &TopicRecord) -> anyhow::Result<Vec<Par
     match args.partition {
         Some(partition) if partition >= count => {
             bail!(
-                "topic {} has {count} partitions, there is no {partition}",
+                "topic {} has no partition {partition}; it has {count}, numbered from 0",
                 topic.name
             )
         }

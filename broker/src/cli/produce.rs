@@ -85,8 +85,10 @@ pub fn run(args: &ProduceArgs, global: &Global) -> anyhow::Result<()> {
         let client = bootstrap::connect(global).await?;
         let partitions = client.topic(&args.topic).await?.partitions.len() as u32;
         if let Some(partition) = args.partition.filter(|wanted| *wanted >= partitions) {
-            let has = count(partitions, "partition", "partitions");
-            bail!("topic {} has {has}, there is no {partition}", args.topic);
+            bail!(
+                "topic {} has no partition {partition}; it has {partitions}, numbered from 0",
+                args.topic
+            );
         }
         let config = ProducerConfig {
             delivery_timeout: Duration::from_secs(args.delivery_timeout),

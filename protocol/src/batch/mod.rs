@@ -65,7 +65,9 @@ pub enum BatchError {
         expected: &'static str,
     },
     /// A checksum does not match.
-    #[error("the {which} does not match: {stored:#010x} is stored, {computed:#010x} is right")]
+    #[error(
+        "the {which} does not match: {stored:#010x} is stored, the bytes give {computed:#010x}"
+    )]
     Checksum {
         /// Which.
         which: &'static str,
