@@ -141,10 +141,15 @@ impl DataDir {
     }
 }
 
-/// Notes that what is in the directory cannot be trusted.
+/// Notes that what is in the directory cannot be trusted: durably, if the disk lets it. In the
+/// system's memory the note lasts as long as what must not be trusted.
 pub fn note_failure(path: &Path) {
-    if let Err(error) = std::fs::write(path.join("failed"), b"") {
-        tracing::error!(%error, "the failure could not be noted in the data directory");
+    let note = || -> std::io::Result<()> {
+        File::create(path.join("failed"))?.sync_all()?;
+        File::open(path)?.sync_all()
+    };
+    if let Err(error) = note() {
+        tracing::error!(%error, "the failure could not be noted durably in the data directory");
     }
 }
 

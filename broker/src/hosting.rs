@@ -11,7 +11,9 @@ use baton_replication::event::PartitionView;
 use baton_replication::producers::{ProducerTable, RememberedBatch};
 use baton_replication::rules::Rules;
 use baton_replication::{LogShape, Replica};
-use baton_storage::{Chunk, DamageNote, Log, LogIdentity, LogReader, StorageError};
+use baton_storage::{
+    Chunk, DamageNote, Log, LogIdentity, LogReader, StorageError, Trust, make_dirs,
+};
 
 use crate::config::Config;
 use crate::driver::{Driver, FlushWork, PartitionLog, shape_of};
@@ -92,11 +94,14 @@ pub fn directory(data_dir: &Path, partition: TopicPartition) -> PathBuf {
 
 /// Opens a partition's log, makes what is found durable, and rebuilds the state that follows from
 /// it. A damaged log is cut before the damage, and is lossy, as is one that is not there although
-/// it is `expected`: an earlier life of this broker had this replica.
+/// it is `expected`: an earlier life of this broker had this replica. After a process whose disk
+/// failed, what lies above the mark is not to be trusted: the system may hold in memory what never
+/// reached the disk.
 pub fn open(
     data_dir: &Path,
     partition: TopicPartition,
     expected: bool,
+    trust: Trust,
     config: &Config,
 ) -> Result<OpenedReplica, HostingError> {
     let dir = directory(data_dir, partition);
@@ -107,7 +112,10 @@ pub fn open(
     if expected {
         note_if_missing(&dir)?;
     }
-    let (log, recovery, damage) = Log::open_repaired(&dir, identity, config.log.storage())?;
+    let (log, recovery, damage) = Log::open_trusting(&dir, identity, config.log.storage(), trust)?;
+    if let Some(kept) = &recovery.not_trusted {
+        tracing::warn!(%partition, kept = %kept.display(), "what was written after the last flush that succeeded is put aside; what is missing is copied from another replica");
+    }
     if let Some(damage) = &damage {
         tracing::error!(%partition, sound_end = %damage.sound_end, durable_end = %damage.durable_end, detail = damage.detail, "this log was damaged; what is missing is copied from another replica");
     }
@@ -147,7 +155,7 @@ fn note_if_missing(dir: &Path) -> Result<(), HostingError> {
         Err(error) => return Err(failed(error)),
     };
     if is_missing {
-        std::fs::create_dir_all(dir).map_err(failed)?;
+        make_dirs(dir)?;
         let note = DamageNote {
             sound_end: Offset::ZERO,
             durable_end: Offset::ZERO,

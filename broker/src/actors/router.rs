@@ -14,6 +14,7 @@ use baton_protocol::error::{ErrorCode, WireError};
 use baton_protocol::ids::{BrokerEpoch, BrokerId, BrokerLife, TopicPartition};
 use baton_protocol::metadata::{PartitionRecord, TopicRecord};
 use baton_replication::event::{PartitionView, ReplicaView};
+use baton_storage::Trust;
 use tokio::sync::watch;
 
 use crate::actors::control_link::Report;
@@ -194,9 +195,15 @@ impl Router {
                 let config = self.shared.config.clone();
                 let mut inherited = self.inherited.iter().flatten();
                 let expected = inherited.any(|inherited| *inherited == partition);
+                let trust = if self.directory.has_failed() {
+                    Trust::OnlyTheMark
+                } else {
+                    Trust::PageCache
+                };
                 let address = ctx.address();
                 actix::spawn(async move {
-                    let open = move || hosting::open(&data_dir, partition, expected, &config);
+                    let open =
+                        move || hosting::open(&data_dir, partition, expected, trust, &config);
                     let result = match tokio::task::spawn_blocking(open).await {
                         Ok(result) => result,
                         Err(error) => Err(hosting::HostingError::Panicked(error.to_string())),

@@ -2,10 +2,12 @@
 //! order, and all replicas end up equal.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use baton_client::{Ack, Client, ProducerConfig, ReaderConfig, Record, TopicSettings};
 use baton_protocol::ids::{Offset, PartitionIndex};
+use baton_protocol::metadata::Flush;
 use rustix::process::Signal;
 use tokio::sync::mpsc;
 
@@ -88,7 +90,7 @@ async fn check(client: &Client, sent: u64) {
 }
 
 /// Compares the replicas' logs entry by entry, offline.
-fn compare_replicas(data_dir: &std::path::Path, partitions: u32) {
+fn compare_replicas(data_dir: &Path, partitions: u32) {
     for partition in 0..partitions {
         let mut logs = Vec::new();
         for broker in 1..=3 {
@@ -123,9 +125,26 @@ fn compare_replicas(data_dir: &std::path::Path, partitions: u32) {
 enum Fault {
     Kill,
     Freeze,
+    /// It ends as one does whose flush failed.
+    FailedDisk,
 }
 
-async fn survive(faults: &[Fault]) {
+/// Entries that a broker keeps aside.
+fn quarantined(data_dir: &Path, broker: u32) -> usize {
+    let topics = data_dir.join(format!("broker-{broker}/topics"));
+    let listed = |dir: &Path| -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(dir).into_iter().flatten();
+        entries
+            .map(|entry| entry.expect("readable").path())
+            .collect()
+    };
+    let partitions = listed(&topics).into_iter().flat_map(|topic| listed(&topic));
+    partitions
+        .map(|partition| listed(&partition.join("quarantine")).len())
+        .sum()
+}
+
+async fn survive(flush: Flush, faults: &[Fault]) {
     let dir = tempfile::tempdir().expect("dir");
     let cluster = Cluster::start(dir.path(), free_ports());
     let client = cluster.client().await;
@@ -136,6 +155,7 @@ async fn survive(faults: &[Fault]) {
                 partitions: Some(3),
                 replicas: Some(3),
                 sync_followers: Some(1),
+                flush: Some(flush),
                 ..TopicSettings::default()
             },
         )
@@ -158,6 +178,18 @@ async fn survive(faults: &[Fault]) {
                 tokio::time::sleep(Duration::from_millis(500)).await;
                 cluster.signal(leader, Signal::CONT);
             }
+            Fault::FailedDisk => {
+                let broker = dir.path().join(format!("broker-{leader}"));
+                std::fs::write(broker.join("failed"), b"").expect("noted");
+                cluster.signal(leader, Signal::KILL);
+                passed_on(&client, TOPIC, partition, epoch).await;
+                whole(&client, TOPIC, partition).await;
+                assert!(
+                    quarantined(dir.path(), leader) > 0,
+                    "nothing was distrusted"
+                );
+                assert!(!broker.join("failed").exists(), "it is known");
+            }
         }
     }
     for partition in 0..3 {
@@ -177,10 +209,15 @@ async fn survive(faults: &[Fault]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_leaders_lose_nothing() {
-    survive(&[Fault::Kill, Fault::Kill, Fault::Kill]).await;
+    survive(Flush::Ack, &[Fault::Kill, Fault::Kill, Fault::Kill]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn frozen_leaders_lose_nothing() {
-    survive(&[Fault::Freeze, Fault::Kill, Fault::Freeze]).await;
+    survive(Flush::Ack, &[Fault::Freeze, Fault::Kill, Fault::Freeze]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leaders_that_cannot_trust_their_disks_lose_nothing() {
+    survive(Flush::Interval, &[Fault::FailedDisk, Fault::FailedDisk]).await;
 }
