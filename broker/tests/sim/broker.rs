@@ -26,6 +26,8 @@ use crate::switches::HostRule;
 pub struct Broker {
     pub disk: Disk,
     pub run: Run,
+    /// Its clock is not that of the simulation, nor any other's.
+    pub clock_ahead_ms: u64,
     pub process: Option<Process>,
     pub frozen_until: Tick,
     pub disk_hangs_until: Tick,
@@ -125,10 +127,17 @@ impl World {
         broker.process.as_mut().expect("it runs")
     }
 
+    /// What its clock shows.
+    pub fn clock_of(&self, id: BrokerId) -> Tick {
+        self.schedule
+            .now()
+            .after_ms(self.brokers[&id].clock_ahead_ms)
+    }
+
     // ---- metadata ---------------------------------------------------------------------------
 
     fn on_word(&mut self, id: BrokerId, message: FromController) {
-        let now = self.schedule.now();
+        let now = self.clock_of(id);
         let process = self.process(id);
         process.heard_at = now;
         match message {
@@ -306,7 +315,7 @@ impl World {
         partition: TopicPartition,
         act: impl FnOnce(&mut Driver, Tick, &mut Vec<Output>),
     ) {
-        let now = self.schedule.now();
+        let now = self.clock_of(id);
         let broker = self.brokers.get_mut(&id).expect("a broker");
         let Some(process) = broker.process.as_mut() else {
             return;

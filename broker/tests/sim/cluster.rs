@@ -118,7 +118,11 @@ impl World {
         };
         world.network.noise = Noise::USUAL;
         for id in ids {
-            let broker = Broker::default();
+            let clock_ahead_ms = u64::from(id.0) * 1_000_000;
+            let broker = Broker {
+                clock_ahead_ms,
+                ..Broker::default()
+            };
             broker.disk.lock().directory = DirectoryId(Uuid::from_u128(id.0.into()));
             world.brokers.insert(id, broker);
             world.start(id);

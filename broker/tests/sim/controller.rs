@@ -48,6 +48,8 @@ pub struct Controller {
     next_session: u64,
     proposed: VecDeque<Proposed>,
     commit_at: Tick,
+    /// The clock of the machine that it is on is not that of the simulation.
+    pub clock_ahead_ms: u64,
     pub stalled_until: Tick,
     pub slow_until: Tick,
     pub outcomes_lost_until: Tick,
@@ -69,6 +71,7 @@ impl Controller {
             next_session: 0,
             proposed: VecDeque::new(),
             commit_at: Tick(0),
+            clock_ahead_ms: 0,
             stalled_until: Tick(0),
             slow_until: Tick(0),
             outcomes_lost_until: Tick(0),
@@ -90,7 +93,8 @@ impl World {
             ControllerEvent::Begins => {
                 let term = self.controller.reign.0;
                 let committed = self.controller.committed.clone();
-                let now = self.schedule.now();
+                self.controller.clock_ahead_ms = self.random.between(0, 1_000_000);
+                let now = self.controller_clock();
                 let config = Config::default();
                 let core = ControllerCore::new(BrokerId(0), term, config, committed, now);
                 self.controller.core = Some(core);
@@ -124,8 +128,13 @@ impl World {
         self.schedule.after(ms, Event::Controller(reign, event));
     }
 
+    fn controller_clock(&self) -> Tick {
+        let ahead_ms = self.controller.clock_ahead_ms;
+        self.schedule.now().after_ms(ahead_ms)
+    }
+
     fn control(&mut self, input: Input) {
-        let now = self.schedule.now();
+        let now = self.controller_clock();
         let Some(core) = &mut self.controller.core else {
             return;
         };

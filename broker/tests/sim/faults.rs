@@ -21,6 +21,10 @@ pub enum Fault {
     CutWay(BrokerId, BrokerId, u64),
     /// A broker reaches no other, nor they it. Perhaps not the controller either.
     Isolate(BrokerId, bool, u64),
+    /// A broker's clock leaps ahead.
+    ClockJump(BrokerId, u64),
+    /// The controller's clock leaps ahead.
+    ControllerClockJump(u64),
     /// A broker and the controller do not reach each other.
     CutController(BrokerId, u64),
     /// The connection to the controller breaks.
@@ -80,6 +84,8 @@ enum Kind {
     SlowNetwork,
     MoveController,
     StallController,
+    ClockJump,
+    ControllerClockJump,
     SlowCommands,
     LoseOutcomes,
     SlowDisk,
@@ -105,6 +111,8 @@ const WEIGHTS: &[(u64, Kind)] = &[
     (3, Kind::SlowNetwork),
     (8, Kind::MoveController),
     (2, Kind::StallController),
+    (2, Kind::ClockJump),
+    (1, Kind::ControllerClockJump),
     (3, Kind::SlowCommands),
     (5, Kind::LoseOutcomes),
     (4, Kind::SlowDisk),
@@ -154,6 +162,8 @@ fn one(random: &mut Random, brokers: &[BrokerId]) -> Fault {
         Kind::SlowNetwork => Fault::SlowNetwork(broker, ms),
         Kind::MoveController => Fault::MoveController(1 + ms / 3),
         Kind::StallController => Fault::StallController(ms),
+        Kind::ClockJump => Fault::ClockJump(broker, ms * 10),
+        Kind::ControllerClockJump => Fault::ControllerClockJump(ms * 10),
         Kind::SlowCommands => Fault::SlowCommands(ms),
         Kind::LoseOutcomes => Fault::LoseOutcomes(ms),
         Kind::SlowDisk => Fault::SlowDisk(broker, ms),

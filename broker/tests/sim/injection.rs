@@ -66,6 +66,14 @@ impl World {
                 self.stats.count("controller stalls");
                 self.controller.stalled_until = now.after_ms(ms);
             }
+            Fault::ClockJump(id, ms) => {
+                self.stats.count("clock jumps");
+                self.brokers.get_mut(&id).expect("a broker").clock_ahead_ms += ms;
+            }
+            Fault::ControllerClockJump(ms) => {
+                self.stats.count("clock jumps");
+                self.controller.clock_ahead_ms += ms;
+            }
             Fault::SlowCommands(ms) => self.controller.slow_until = now.after_ms(ms),
             Fault::LoseOutcomes(ms) => self.controller.outcomes_lost_until = now.after_ms(ms),
             Fault::SlowDisk(id, ms) => {

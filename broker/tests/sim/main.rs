@@ -35,6 +35,7 @@ mod topics;
 
 use std::time::{Duration, Instant, SystemTime};
 
+use indicatif::{ProgressBar, ProgressStyle};
 use runner::{Summary, run, run_many, shrink};
 use switches::Switches;
 
@@ -94,17 +95,25 @@ fn long_run(seeds: std::ops::Range<u64>) {
         let simulated = done * cluster::END.0 / 1_000;
         simulated as f64 / begun.elapsed().as_secs_f64()
     };
+    let style = "{bar:40} {pos} of {len} seeds, {eta} to go, {msg} simulated seconds a second";
+    let style = ProgressStyle::with_template(style).expect("a template");
+    let bar = ProgressBar::new(total).with_style(style);
     let summary = run_many(seeds, Switches::default(), threads(), |done| {
         let mut told = told.lock().expect("nobody panics with it");
         if told.elapsed() >= PROGRESS_EVERY {
             *told = Instant::now();
-            eprintln!(
-                "{done} of {total} seeds, {:.0} simulated seconds a second",
-                rate(done)
-            );
+            bar.set_message(format!("{:.0}", rate(done)));
+            bar.set_position(done);
+            if bar.is_hidden() {
+                eprintln!(
+                    "{done} of {total} seeds, {:.0} simulated seconds a second",
+                    rate(done)
+                );
+            }
         }
         true
     });
+    bar.finish_and_clear();
     println!("{}", summary.stats.table(summary.seeds));
     println!(
         "{} seeds, {:.0} simulated seconds a second on {} cores",

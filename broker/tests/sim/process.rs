@@ -23,7 +23,7 @@ const SILENCE_MS: u64 = 600;
 
 impl World {
     pub fn start(&mut self, id: BrokerId) {
-        let now = self.schedule.now();
+        let now = self.clock_of(id);
         let broker = self.brokers.get_mut(&id).expect("a broker");
         if broker.process.is_some() {
             return;
@@ -246,8 +246,8 @@ impl World {
     }
 
     fn keep_session(&mut self, id: BrokerId) {
-        let now = self.schedule.now();
-        let disk_hangs = self.brokers[&id].disk_hangs_until > now;
+        let now = self.clock_of(id);
+        let disk_hangs = self.brokers[&id].disk_hangs_until > self.schedule.now();
         let process = self.process(id);
         if let Some(session) = process.session
             && now.since_ms(process.heard_at) > SILENCE_MS
@@ -270,7 +270,7 @@ impl World {
         let Some(session) = self.new_session(id) else {
             return;
         };
-        let now = self.schedule.now();
+        let now = self.clock_of(id);
         let directory = self.brokers[&id].disk.lock().directory;
         let disk = self.brokers[&id].disk.lock();
         let (log_lost, shown_life) = (disk.failed, disk.shown_life);
