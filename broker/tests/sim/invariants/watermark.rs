@@ -32,8 +32,10 @@ impl Watermark {
             && run == broker.run
         {
             let committed = world.oracle.committed(partition);
-            let given_up =
-                committed.is_some_and(|log| log.is_given_up(Offset(high_watermark.0 - 1)));
+            let last = high_watermark.0.checked_sub(1).map(Offset);
+            let given_up = committed
+                .zip(last)
+                .is_some_and(|(log, last)| log.is_given_up(last));
             assert!(
                 log.high_watermark >= high_watermark || given_up,
                 "broker {id}, {partition}: the watermark moved back"
