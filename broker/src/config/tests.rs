@@ -189,7 +189,7 @@ fn a_file_that_cannot_be_used_is_named() {
 fn values_that_do_not_go_together_are_refused() {
     assert_eq!(
         refusal("[raft]\nelection_timeout_min_ms = 400\n", &[], &[]),
-        "FILE: raft.election_timeout_min_ms = 400 does not go with raft.election_timeout_max_ms = 300, the default; set that too: it must be more than raft.election_timeout_min_ms, which is 400"
+        "baton.toml: raft.election_timeout_min_ms = 400 does not go with raft.election_timeout_max_ms = 300, the default; set that too: it must be more than raft.election_timeout_min_ms, which is 400"
     );
     let same = refusal("[broker]\nlisten = \"127.0.0.1:7501\"\n", &[], &[]);
     assert!(
