@@ -348,7 +348,9 @@ impl Driver {
         let reserved = self.log.reserve(bytes);
         match &reserved {
             Err(error) if error.is_full() => self.short_of = Some(bytes),
-            Ok(()) | Err(_) => self.short_of = None,
+            Err(_) => self.short_of = None,
+            // Room for less, or for nothing, as an append without entries takes it, proves nothing.
+            Ok(()) => self.short_of = self.short_of.filter(|wanted| *wanted > bytes),
         }
         reserved
     }
@@ -530,3 +532,6 @@ pub fn shape_of(header: &BatchHeader) -> EntryShape {
         producer: producer_of(header),
     }
 }
+
+#[cfg(test)]
+mod tests;

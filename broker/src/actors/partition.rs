@@ -218,7 +218,7 @@ impl Partition {
             return Some(format!("found its log damaged: {damage}"));
         }
         let full = self.driver.lacks_room();
-        full.then(|| "has no room on its disk; free space there".to_owned())
+        full.then(|| "has no room on its disk (free space there)".to_owned())
     }
 
     fn refusal_error(&self, refusal: &Refusal) -> WireError {
