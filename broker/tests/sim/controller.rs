@@ -213,14 +213,7 @@ impl World {
                 broker.lost &= !of_this_disk || (disk.failed && !log_lost);
                 broker.lost_unflushed &= !of_this_disk || !unclean_restart;
             }
-            Command::ReportSuspect { life, partitions } => {
-                let current = self.controller.committed.is_current(*life);
-                let broker = self.brokers.get_mut(&life.broker).expect("a broker");
-                for partition in partitions.iter().filter(|_| current) {
-                    broker.disk.lock().lost_logs.remove(partition);
-                }
-                self.stats.count("suspects reported");
-            }
+            Command::ReportSuspect { .. } => self.stats.count("suspects reported"),
             Command::ElectLeaders(elected) => {
                 for elected in elected {
                     self.note_elected(elected);

@@ -44,7 +44,7 @@ pub struct Content {
     pub unclean_restart: bool,
     /// Notes that logs were damaged or missing, each until the metadata knows.
     pub damage_notes: BTreeSet<TopicPartition>,
-    /// Logs that a fault removed, for those who watch: until the metadata knows.
+    /// Logs that a fault removed, for those who watch: until the host has noted it.
     pub lost_logs: BTreeSet<TopicPartition>,
 }
 
@@ -90,6 +90,7 @@ impl Disk {
         let damaged = file.open(believes);
         if missing || damaged {
             content.damage_notes.insert(partition);
+            content.lost_logs.remove(&partition);
         }
         let lossy =
             content.damage_notes.contains(&partition) && rules.hold(HostRule::LossIsReported);

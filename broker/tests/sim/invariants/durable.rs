@@ -100,7 +100,9 @@ fn check_elections(
         return;
     }
     let in_memory = world.flushes_at_intervals(&partition);
-    let enough = record.in_sync.len() - record.sync_followers_elect as usize;
+    // As few as one, where an election began the set anew.
+    let failures = record.sync_followers_elect as usize;
+    let enough = record.in_sync.len().saturating_sub(failures).max(1);
     let position = |id: &BrokerId| {
         let disk = world.brokers[id].disk.lock();
         let file = disk.logs.get(&partition);
