@@ -293,6 +293,7 @@ impl Config {
             in_sync_lag_ms: replication.in_sync_lag_ms,
             in_sync_return_ms: replication.in_sync_return_ms,
             change_retry_ms: replication.change_retry_ms,
+            lease_ms: self.cluster.session_timeout_ms,
             flush_interval_ms: self.log.flush_interval_ms,
         }
     }

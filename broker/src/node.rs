@@ -76,6 +76,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         known: watch::Sender::new(Known::default()),
         producer_ids: ProducerIds::default(),
         in_flight_bytes: Arc::new(Semaphore::new(config.limits.in_flight_bytes)),
+        controller_heard: watch::Sender::new(None),
         connections: AtomicUsize::new(0),
         life: watch::Sender::new(None),
         config,
@@ -87,6 +88,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         links: PeerLinks::default(),
         control,
         failure: Failure::new(directory.path()),
+        controller_heard: shared.controller_heard.subscribe(),
         flusher: SyncArbiter::start(FLUSH_THREADS, || Flusher),
         clock,
     };

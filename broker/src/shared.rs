@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use baton_controller::state::ClusterState;
-use baton_protocol::ids::{BrokerEpoch, BrokerId, BrokerLife, ClusterId};
+use baton_protocol::ids::{BrokerEpoch, BrokerId, BrokerLife, ClusterId, Tick};
 use baton_protocol::metadata::ClusterView;
 use tokio::sync::{Semaphore, watch};
 
@@ -45,6 +45,9 @@ pub struct Shared {
     pub producer_ids: ProducerIds,
     /// What requests of all clients may hold at a time, in bytes.
     pub in_flight_bytes: Arc<Semaphore>,
+    /// When the last heartbeat was sent that a controller has answered, by this process's clock; the
+    /// session with the controller writes it.
+    pub controller_heard: watch::Sender<Option<Tick>>,
     /// Client connections.
     pub connections: AtomicUsize,
     /// Its life, once it is registered; the session with the controller writes it.

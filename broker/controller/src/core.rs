@@ -119,6 +119,8 @@ pub struct ControllerCore {
     purposes: BTreeMap<Token, Purpose>,
     next_token: u64,
     fencing: bool,
+    /// Brokers that were proposed to be fenced, until they are, or have shown that they live.
+    doubted: BTreeSet<BrokerId>,
     starting: bool,
     in_office_since: Tick,
     forming: bool,
@@ -140,6 +142,7 @@ impl ControllerCore {
             purposes: BTreeMap::new(),
             next_token: 0,
             fencing: false,
+            doubted: BTreeSet::new(),
             starting: true,
             in_office_since: now,
             forming: false,
@@ -279,7 +282,9 @@ impl ControllerCore {
                     self.detector
                         .heard(session.broker, disk_progress, &self.config, now);
                 }
-                out.push(Effect::Send(id, FromController::HeartbeatAck));
+                let broker = session.broker;
+                let alive = !self.state.is_fenced(broker) && !self.doubted.contains(&broker);
+                out.push(Effect::Send(id, FromController::HeartbeatAck { alive }));
             }
             ToController::FenceAnswers(answers) => self.on_fence_answers(&answers, now, out),
             ToController::ReportSuspect(partitions) => {
@@ -484,6 +489,9 @@ impl ControllerCore {
         if self.fencing {
             return;
         }
+        let (detector, config) = (&self.detector, &self.config);
+        self.doubted
+            .retain(|id| !detector.has_recovered(*id, config, now));
         let (mut fence, mut unfence) = (Vec::new(), Vec::new());
         for broker in self.state.brokers.values() {
             let life = BrokerLife {
@@ -498,6 +506,7 @@ impl ControllerCore {
         }
         if !fence.is_empty() || !unfence.is_empty() {
             self.fencing = true;
+            self.doubted.extend(fence.iter().map(|life| life.broker));
             self.propose(Command::SetFenced { fence, unfence }, Purpose::Fencing, out);
         }
     }

@@ -115,7 +115,11 @@ pub enum FromController {
     /// The life that the broker claims has passed: another process has registered under its id.
     Obsolete,
     /// A heartbeat arrived.
-    HeartbeatAck,
+    HeartbeatAck {
+        /// The broker is taken for alive: none of its leads will be given to another before the
+        /// session time-out from that heartbeat on, unless it ends or its disk stands still.
+        alive: bool,
+    },
     /// The metadata as a whole: never older than the broker's registration.
     Snapshot(ClusterState),
     /// What was committed since, in order and without gaps.

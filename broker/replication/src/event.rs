@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use baton_protocol::client::Acks;
 use baton_protocol::ids::{
-    BrokerEpoch, BrokerId, BrokerLife, LeaderEpoch, Offset, PartitionVersion,
+    BrokerEpoch, BrokerId, BrokerLife, LeaderEpoch, Offset, PartitionVersion, Tick,
 };
 use baton_protocol::metadata::Flush;
 use baton_protocol::peer::{Ack, Append, Mismatch, Refused, ReplicaMessage};
@@ -105,6 +105,8 @@ pub enum Input {
     Metadata(PartitionView),
     /// The controller bars all epochs below this one.
     Fence(LeaderEpoch),
+    /// The controller has confirmed that it heard this broker, by a heartbeat that was sent then.
+    ControllerHeard(Tick),
     /// A producer wants a batch stored.
     Propose(Proposal),
     /// A leader's message, with the shapes of the entries it carries.
@@ -274,6 +276,9 @@ pub enum Refusal {
         /// That epoch.
         current: u16,
     },
+    /// The controller has not been heard for so long that it may have named another leader, and there
+    /// is no synchronous follower that would tell. Not stored.
+    NoLease,
     /// All offsets that were granted are assigned; more were asked for. Not stored.
     OutOfOffsets,
     /// The log's storage failed: outcome unknown.

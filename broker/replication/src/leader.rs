@@ -118,13 +118,18 @@ impl Replica {
     /// after everything that a leader hears.
     pub(crate) fn lead_on(&mut self, now: Tick, out: &mut Vec<Effect>) {
         self.flush(now, out);
-        self.commit(out);
+        let has_lease = self.has_lease(now);
+        if has_lease {
+            self.commit(out);
+        }
         let log_end = self.log.end;
         let own_end = self.held_end();
         if let Role::Leader(leader) = &mut self.role {
             leader.pending.release(self.log.high_watermark, out);
             leader.pending.expire(now, out);
-            leader.stored.release(own_end, out);
+            if has_lease {
+                leader.stored.release(own_end, out);
+            }
             leader.stored.expire(now, out);
             for follower in leader.followers.values_mut() {
                 follower.measure_lag(log_end, now);
@@ -139,6 +144,18 @@ impl Replica {
         if let Role::Leader(leader) = &mut self.role {
             leader.tell_watermark = false;
         }
+    }
+
+    /// Whether nobody else can have been named leader without that this one noticed. Followers that
+    /// acknowledge in its epoch show that; where none has to, only the controller's word does, for as
+    /// long as the controller would wait for this broker's.
+    fn has_lease(&self, now: Tick) -> bool {
+        self.view.sync_followers_commit > 0
+            || self.view.replicas.len() == 1
+            || !self.rules.hold(Rule::LeaseWithoutFollowers)
+            || self
+                .heard_at
+                .is_some_and(|at| now.since_ms(at) < self.config.lease_ms)
     }
 
     fn holders(&self) -> Option<Holders<'_>> {
@@ -248,6 +265,9 @@ impl Replica {
         };
         if leader.handover.is_some() {
             return Err(Refusal::NotLeader);
+        }
+        if !self.has_lease(now) {
+            return Err(Refusal::NoLease);
         }
         match leader.short_since {
             Some(since) if now.since_ms(since) >= self.config.append_wait_ms => {

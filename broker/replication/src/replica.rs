@@ -32,6 +32,10 @@ pub struct Config {
     pub in_sync_return_ms: u64,
     /// How long a set change may be without outcome before it is asked for again, in milliseconds.
     pub change_retry_ms: u64,
+    /// How long a leader without synchronous followers goes on after the last heartbeat that the
+    /// controller has answered, in milliseconds: not longer than the controller waits before it takes
+    /// a silent broker for dead.
+    pub lease_ms: u64,
     /// How often a log is made durable where that is not waited for, in milliseconds.
     pub flush_interval_ms: u64,
 }
@@ -46,6 +50,7 @@ impl Default for Config {
             in_sync_lag_ms: 3_000,
             in_sync_return_ms: 300,
             change_retry_ms: 500,
+            lease_ms: 1_000,
             flush_interval_ms: 1_000,
         }
     }
@@ -94,6 +99,8 @@ pub struct Replica {
     /// A cut was made while a flush was on: of what that flush claims, only what lies below the cut
     /// is what is in the log now.
     pub(crate) flush_ceiling: Option<Offset>,
+    /// When the last heartbeat was sent that the controller has answered.
+    pub(crate) heard_at: Option<Tick>,
     pub(crate) links: std::collections::BTreeSet<BrokerId>,
     pub(crate) role: Role,
 }
@@ -125,6 +132,7 @@ impl Replica {
             flushing: false,
             flushed_at: Tick(0),
             flush_ceiling: None,
+            heard_at: None,
             links: links.into_iter().collect(),
             role: Role::Follower(Follower::default()),
         }
@@ -139,6 +147,7 @@ impl Replica {
             Input::Tick => self.on_tick(now, out),
             Input::Metadata(view) => self.on_metadata(now, view, out),
             Input::Fence(epoch) => self.on_fence(epoch, out),
+            Input::ControllerHeard(at) => self.heard_at = self.heard_at.max(Some(at)),
             Input::Propose(proposal) => self.on_propose(now, proposal, out),
             Input::Append(append, entries) => self.on_append(now, append, &entries, out),
             Input::Ack(ack) => self.on_ack(now, ack, out),

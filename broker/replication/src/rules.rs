@@ -37,6 +37,8 @@ pub enum Rule {
     SupersededTailsAreCut,
     /// A leader that hands over takes no appends until it knows the outcome.
     PausedUntilTheOutcome,
+    /// Without synchronous followers a leader acknowledges only while its lease lasts.
+    LeaseWithoutFollowers,
     /// A repeated batch is answered with its first offset, across failovers.
     DedupeSurvivesFailover,
 }

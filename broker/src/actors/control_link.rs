@@ -5,7 +5,7 @@
 
 mod lonely;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -347,17 +347,28 @@ impl Keeper {
         let mut beat = tokio::time::interval(interval);
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut heard_at = Instant::now();
+        // When those heartbeats were sent that are not answered yet; answers come in order.
+        let mut unanswered = VecDeque::new();
         loop {
             tokio::select! {
                 message = read_message(reader) => {
                     heard_at = Instant::now();
-                    self.hear(message?)?;
+                    let message = message?;
+                    if let FromController::HeartbeatAck { alive } = message {
+                        let sent_at = unanswered.pop_front().filter(|_| alive);
+                        self.shared.controller_heard.send_if_modified(|heard| {
+                            *heard = sent_at.max(*heard);
+                            false
+                        });
+                    }
+                    self.hear(message)?;
                 }
                 _ = beat.tick() => {
                     if heard_at.elapsed() > silence_max {
                         return Err(SessionError::Silent);
                     }
                     let disk_progress = self.disk.now();
+                    unanswered.push_back(self.shared.clock.now());
                     send(out, &ToController::Heartbeat { disk_progress });
                 }
                 Some(report) = self.reports.recv() => self.collect(report, out).await,
@@ -403,7 +414,7 @@ impl Keeper {
                     drop(answer.send(result));
                 }
             }
-            FromController::HeartbeatAck | FromController::Welcome { .. } => {}
+            FromController::HeartbeatAck { .. } | FromController::Welcome { .. } => {}
             FromController::NotController { leader } => {
                 return Err(SessionError::NotController(leader));
             }

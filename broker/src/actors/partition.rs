@@ -42,6 +42,8 @@ pub struct Surroundings {
     pub control: ControlLink,
     /// How the broker ends when a replica cannot go on.
     pub failure: Failure,
+    /// When the last heartbeat was sent that a controller has answered.
+    pub controller_heard: watch::Receiver<Option<Tick>>,
     /// The threads that flush.
     pub flusher: Addr<Flusher>,
     /// The time.
@@ -265,6 +267,10 @@ fn refusal_error(name: &str, refusal: &Refusal) -> WireError {
                 "{needed} in-sync replicas are needed, {reachable} can be reached (`baton cluster status` may say why); not stored"
             ),
         ),
+        Refusal::NoLease => (
+            ErrorCode::NotLeader,
+            "no controller confirms that this broker still leads it".into(),
+        ),
         Refusal::CommitTimeout => (
             ErrorCode::CommitTimeout,
             "stored by the leader, but not by enough followers in time; outcome unknown".into(),
@@ -398,6 +404,10 @@ impl Handler<TimePassed> for Partition {
 
     fn handle(&mut self, _: TimePassed, ctx: &mut Self::Context) {
         self.driver.set_wall_clock(self.around.clock.wall_ms());
+        let heard = *self.around.controller_heard.borrow();
+        if let Some(at) = heard {
+            self.input(Input::ControllerHeard(at), ctx);
+        }
         self.input(Input::Tick, ctx);
         self.report_loss();
         self.report_trouble();

@@ -3,7 +3,7 @@
 //! It does what the actors do around a driver: opens logs that the metadata places here, tells every
 //! replica what concerns it, hands on what comes out. No decision about replication is taken here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use baton::actors::router::view_of;
 use baton::driver::{Driver, Output};
@@ -45,6 +45,9 @@ pub struct Broker {
 pub struct Process {
     pub session: Option<SessionId>,
     pub heard_at: Tick,
+    /// When those heartbeats were sent that are not answered yet, and the last of those that are.
+    pub unanswered: VecDeque<Tick>,
+    pub controller_heard: Option<Tick>,
     pub life: Option<BrokerEpoch>,
     pub state: Option<ClusterState>,
     pub replicas: BTreeMap<TopicPartition, Hosted>,
@@ -193,9 +196,11 @@ impl World {
                 self.schedule.after(100, Event::Start(id));
             }
             FromController::NotController { .. } => process.session = None,
-            FromController::Welcome { .. }
-            | FromController::HeartbeatAck
-            | FromController::AdminResult { .. } => {}
+            FromController::HeartbeatAck { alive } => {
+                let sent_at = process.unanswered.pop_front().filter(|_| alive);
+                process.controller_heard = process.controller_heard.max(sent_at);
+            }
+            FromController::Welcome { .. } | FromController::AdminResult { .. } => {}
         }
     }
 

@@ -168,7 +168,11 @@ impl World {
         self.keep_session(id);
         let partitions: Vec<TopicPartition> = self.process(id).replicas.keys().copied().collect();
         let mut suspects = Vec::new();
+        let heard = self.process(id).controller_heard;
         for partition in partitions {
+            if let Some(at) = heard {
+                self.input(id, partition, Input::ControllerHeard(at));
+            }
             self.input(id, partition, Input::Tick);
             let driver = self.brokers[&id].driver(&partition);
             if driver.is_some_and(|driver| driver.replica().log().lossy) {
@@ -263,6 +267,7 @@ impl World {
         let count = progress.entry(id).or_insert(0);
         *count += u64::from(!disk_hangs);
         let disk_progress = *count;
+        self.process(id).unanswered.push_back(now);
         self.tell_controller(id, ToController::Heartbeat { disk_progress });
     }
 
@@ -280,6 +285,7 @@ impl World {
         let own_process = ProcessId(Uuid::from_u128(u128::from(id.0) << 64 | u128::from(run.0)));
         let process = self.process(id);
         process.session = Some(session);
+        process.unanswered.clear();
         process.heard_at = now;
         let life = process.life;
         self.tell_controller(id, ToController::Hello { broker: id, life });

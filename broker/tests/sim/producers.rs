@@ -239,6 +239,8 @@ impl World {
         self.trace.add(base.0);
         if epoch.is_some_and(|epoch| self.is_promised_in(&partition, epoch)) {
             self.oracle.acknowledge(partition, told);
+        } else {
+            self.stats.count("batches acknowledged in vain");
         }
         self.observed.push(Observation::Acknowledged {
             broker: id,

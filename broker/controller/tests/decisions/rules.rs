@@ -59,6 +59,36 @@ fn silence_for_the_session_timeout_is_death() {
 }
 
 #[test]
+fn a_broker_that_is_held_for_dead_is_not_told_that_it_is_alive() {
+    let mut stage = Stage::new(0);
+    let told = |stage: &mut Stage| {
+        stage.say(1, ToController::Heartbeat { disk_progress: 1 });
+        let sent = stage.sent[&SessionId(1)].iter().rev();
+        let mut acks = sent.filter_map(|message| match message {
+            FromController::HeartbeatAck { alive } => Some(*alive),
+            _ => None,
+        });
+        acks.next().expect("answered")
+    };
+    assert!(told(&mut stage));
+    stage.silent.insert(1);
+    // Its death is proposed, and not committed yet.
+    stage.hold = true;
+    stage.pass(1_300);
+    assert!(!stage.log.is_fenced(BrokerId(1)));
+    assert!(!told(&mut stage));
+    let mut stage = Stage::new(0);
+    stage.silent.insert(1);
+    stage.pass(1_300);
+    assert!(stage.log.is_fenced(BrokerId(1)));
+    assert!(!told(&mut stage));
+    stage.silent.remove(&1);
+    stage.pass(1_000);
+    assert!(!stage.log.is_fenced(BrokerId(1)));
+    assert!(told(&mut stage), "it was alive after all");
+}
+
+#[test]
 fn a_disk_that_makes_no_progress_is_death_though_the_broker_talks() {
     let mut stage = Stage::new(1);
     stage.pass(500);

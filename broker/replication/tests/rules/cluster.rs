@@ -37,6 +37,8 @@ pub struct Cluster {
     config: Config,
     /// The time.
     pub now: Tick,
+    /// Whom the controller does not hear.
+    pub unheard: BTreeSet<u32>,
     /// Its brokers.
     pub nodes: BTreeMap<u32, Node>,
     /// What is on its way.
@@ -76,6 +78,7 @@ impl Cluster {
             rules,
             config,
             now: Tick(10_000),
+            unheard: BTreeSet::new(),
             nodes: BTreeMap::new(),
             network: Network::default(),
             controller: Controller::new(rules, brokers, in_sync, k, flush.of_the_topic()),
@@ -315,6 +318,9 @@ impl Cluster {
         let mut effects = Vec::new();
         if self.verbose {
             self.trace.extend(trace::input(id, &input));
+        }
+        if !self.unheard.contains(&id) {
+            replica.step(self.now, Input::ControllerHeard(self.now), &mut effects);
         }
         replica.step(self.now, input, &mut effects);
         let mut queue = VecDeque::from(effects);

@@ -34,7 +34,8 @@ fn next(rule: Rule) -> Option<Rule> {
         Rule::LeaderAckTellsNoOffset => Some(Rule::LossyElectionsStartAtTheLimit),
         Rule::LossyElectionsStartAtTheLimit => Some(Rule::SupersededTailsAreCut),
         Rule::SupersededTailsAreCut => Some(Rule::PausedUntilTheOutcome),
-        Rule::PausedUntilTheOutcome => Some(Rule::DedupeSurvivesFailover),
+        Rule::PausedUntilTheOutcome => Some(Rule::LeaseWithoutFollowers),
+        Rule::LeaseWithoutFollowers => Some(Rule::DedupeSurvivesFailover),
         Rule::DedupeSurvivesFailover => None,
     }
 }

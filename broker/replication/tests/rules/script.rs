@@ -85,6 +85,10 @@ pub enum Command {
     Fenced(u32),
     /// The controller holds a broker for alive again.
     Unfenced(u32),
+    /// The controller hears no heartbeats of a broker any more.
+    Unheard(u32),
+    /// It does again.
+    Heard(u32),
     /// The topic's k is changed.
     SyncFollowers(u32),
     /// A producer sends a batch.
@@ -340,6 +344,12 @@ impl Cluster {
             Command::Release(name) => {
                 let packet = self.network.held(name)?;
                 self.receive(packet)?;
+            }
+            Command::Unheard(id) => {
+                self.unheard.insert(*id);
+            }
+            Command::Heard(id) => {
+                self.unheard.remove(id);
             }
             Command::Block { from, to } => self.network.block(*from, *to, true),
             Command::Unblock { from, to } => self.network.block(*from, *to, false),

@@ -82,6 +82,7 @@ fn refusal(refusal: &Refusal) -> String {
         Refusal::LeaderChanged => "unknown: the leader changed".to_owned(),
         Refusal::OutOfOrder { expected } => format!("out of order: sequence {expected} is due"),
         Refusal::ProducerFenced { current } => format!("producer fenced by epoch {current}"),
+        Refusal::NoLease => "not stored: the controller is not heard".to_owned(),
         Refusal::OutOfOffsets => "not stored: no offsets are left".to_owned(),
         Refusal::StorageFailed => "unknown: storage failed".to_owned(),
     }

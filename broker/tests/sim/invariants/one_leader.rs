@@ -93,7 +93,8 @@ impl OneLeader {
         let counted: Vec<_> = counted
             .map(|answer| (answer.last_epoch, answer.durable_end))
             .collect();
-        let needed = record.in_sync.len() - record.sync_followers_elect as usize;
+        let failures = record.sync_followers_elect as usize;
+        let needed = record.in_sync.len().saturating_sub(failures).max(1);
         if counted.len() >= needed {
             assert!(
                 counted.iter().max() >= Some(&(epoch, to)),
