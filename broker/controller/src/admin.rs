@@ -7,10 +7,10 @@ use baton_protocol::error::{ErrorCode, WireError};
 use baton_protocol::ids::{BrokerId, PartitionIndex, Tick, TopicId, TopicPartition};
 use baton_protocol::metadata::{PartitionRecord, TopicConfig, TopicRecord};
 
+use crate::command::{Command, Outcome};
 use crate::core::{ControllerCore, Effect, Purpose, SessionId};
 use crate::placement::place;
 use crate::session::FromController;
-use crate::state::{Command, Outcome};
 
 /// Replicas of a topic where nothing else is said and there are enough brokers.
 const REPLICAS_DEFAULT: u32 = 3;

@@ -11,10 +11,11 @@ use baton_protocol::ids::{
 };
 
 use crate::admin::AdminWaiting;
+use crate::command::{Command, Elected, Outcome, SetChange, SetChangeResult};
 use crate::detector::Detector;
 use crate::election::{Election, Patience};
 use crate::session::{FenceAnswer, FromController, ToController};
-use crate::state::{ClusterState, Command, Elected, Outcome, SetChange, SetChangeResult};
+use crate::state::ClusterState;
 use crate::troubles::ReplicaTroubles;
 
 /// How often a fence that was not answered is sent again, in milliseconds.

@@ -6,9 +6,10 @@ use baton_protocol::admin::{ElectionMember, ElectionStatus};
 use baton_protocol::ids::{BrokerId, LeaderEpoch, Tick};
 use baton_protocol::metadata::PartitionRecord;
 
+use crate::command::Grade;
 use crate::rules::Rule;
 use crate::session::FenceAnswer;
-use crate::state::{ClusterState, Grade};
+use crate::state::ClusterState;
 
 /// How long an asynchronous partition's election waits for members that could still answer.
 const ASYNCHRONOUS_WAIT_MS: u64 = 200;

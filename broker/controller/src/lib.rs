@@ -1,11 +1,12 @@
-//! The pure core of Baton's controller: the cluster's metadata ([`state`]) and the decisions about
-//! it ([`core`]). No IO, no clock, no randomness: the simulator runs this very code.
+//! The pure core of Baton's controller: the cluster's metadata ([`state`]), what changes it
+//! ([`command`]) and the decisions about it ([`core`]). No IO, no clock, no randomness: the simulator runs this very code.
 //!
 //! Raft replicates the commands (the raft crate); the controller's actor carries the core's effects
 //! out. The core lives where Raft leads, and begins anew with every change of that: nothing that it
 //! must remember is kept anywhere but in the metadata.
 
 mod admin;
+pub mod command;
 pub mod core;
 mod detector;
 mod election;

@@ -9,7 +9,8 @@ use baton_protocol::ids::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::state::{ClusterState, Command, Handover, OffsetGrant, SetChange};
+use crate::command::{Command, Handover, OffsetGrant, SetChange};
+use crate::state::ClusterState;
 
 /// From a broker to the controller.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

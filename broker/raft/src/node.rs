@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use baton_controller::state::{ClusterState, Command, Outcome};
+use baton_controller::command::{Command, Outcome};
+use baton_controller::state::ClusterState;
 use baton_protocol::ids::{BrokerId, ClusterId, MetadataIndex};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};

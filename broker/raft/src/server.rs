@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use baton_controller::state::Command;
+use baton_controller::command::Command;
 use baton_protocol::ids::ClusterId;
 use openraft::Raft;
 use openraft::alias::SnapshotOf;

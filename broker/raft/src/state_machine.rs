@@ -5,7 +5,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use baton_controller::state::{ClusterState, Command, Outcome};
+use baton_controller::command::{Command, Outcome};
+use baton_controller::state::ClusterState;
 use baton_protocol::ids::{ClusterId, MetadataIndex};
 use futures::{Stream, StreamExt};
 use openraft::alias::SnapshotOf;

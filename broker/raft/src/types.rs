@@ -1,6 +1,6 @@
 //! openraft, set up for Baton's metadata.
 
-use baton_controller::state::{Command, Outcome};
+use baton_controller::command::{Command, Outcome};
 use openraft::alias::{EntryOf, LogIdOf, SnapshotMetaOf, StoredMembershipOf, VoteOf};
 use serde::{Deserialize, Serialize};
 

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use baton_controller::state::{Command, Outcome};
+use baton_controller::command::{Command, Outcome};
 use baton_protocol::ids::{BrokerId, ClusterId};
 use baton_raft::{ConfiguredVoter, RaftConfig, RaftNode, form, identify};
 

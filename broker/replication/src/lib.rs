@@ -41,6 +41,7 @@ pub mod offsets;
 mod pending;
 pub mod producers;
 mod progress;
+mod push;
 mod replica;
 pub mod rules;
 

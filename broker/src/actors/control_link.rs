@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use actix::Addr;
+use baton_controller::command::{Handover, OffsetGrant, SetChange};
 use baton_controller::session::{FenceAnswer, FromController, ToController};
-use baton_controller::state::{Handover, OffsetGrant, SetChange};
 use baton_protocol::admin::{AdminRequest, AdminResponse};
 use baton_protocol::error::{ErrorCode, WireError};
 use baton_protocol::ids::{

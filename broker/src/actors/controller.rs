@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use actix::{Actor, AsyncContext, Context, Handler, Message};
+use baton_controller::command::Outcome;
 use baton_controller::core::{Config, ControllerCore, Effect, Input, SessionId, Token};
 use baton_controller::session::{FromController, ToController};
-use baton_controller::state::Outcome;
 use baton_protocol::ids::{BrokerId, MetadataIndex};
 use baton_raft::{AppliedCommand, ProposeError, RaftLeader, RaftNode};
 use tokio::net::tcp::OwnedWriteHalf;
@@ -129,7 +129,7 @@ impl Controller {
     fn propose(
         &self,
         token: Token,
-        command: baton_controller::state::Command,
+        command: baton_controller::command::Command,
         ctx: &mut Context<Self>,
     ) {
         let (Some(raft), Some(active)) = (self.raft.clone(), &self.active) else {

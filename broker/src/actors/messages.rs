@@ -1,7 +1,8 @@
 //! Every actor message, grouped by who receives it.
 
 use actix::Message;
-use baton_controller::state::{ClusterState, Command};
+use baton_controller::command::Command;
+use baton_controller::state::ClusterState;
 use baton_protocol::client::{Acks, PartitionStatus};
 use baton_protocol::error::WireError;
 use baton_protocol::ids::{

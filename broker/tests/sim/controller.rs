@@ -7,10 +7,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use baton_controller::command::{Command, Elected, Grade};
 use baton_controller::core::{Config, ControllerCore, Effect, Input, SessionId, Token};
 use baton_controller::rules::Rules;
 use baton_controller::session::{FromController, ToController};
-use baton_controller::state::{ClusterState, Command, Elected, Grade};
+use baton_controller::state::ClusterState;
 use baton_protocol::ids::{BrokerId, ClusterId, MetadataIndex, Offset, Tick};
 use baton_protocol::metadata::PartitionRecord;
 use uuid::Uuid;

@@ -1,8 +1,8 @@
 //! What comes out of a broker's replicas, and where it goes.
 
 use baton::driver::{BrokenReason, Driver, Output};
+use baton_controller::command::{Handover, OffsetGrant, SetChange};
 use baton_controller::session::{FenceAnswer, ToController};
-use baton_controller::state::{Handover, OffsetGrant, SetChange};
 use baton_protocol::ids::{BrokerId, TopicPartition};
 use baton_protocol::peer::ReplicaMessage;
 use baton_replication::event::Breach;

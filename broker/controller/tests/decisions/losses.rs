@@ -1,8 +1,9 @@
 //! Elections that may lose entries, suspects, offset limits, planned handovers, k changed live.
 
+use baton_controller::command::{Handover, OffsetGrant, SetChangeResult};
 use baton_controller::core::{Input, SessionId};
 use baton_controller::session::{FromController, ToController};
-use baton_controller::state::{Handover, OFFSET_QUANTUM, OffsetGrant, SetChangeResult};
+use baton_controller::state::OFFSET_QUANTUM;
 use baton_protocol::admin::{AdminRequest, AdminResponse, ElectionStatus};
 use baton_protocol::error::{ErrorCode, WireError};
 use baton_protocol::ids::{BrokerId, BrokerLife, LeaderEpoch, Offset, PartitionIndex, TopicId};

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use baton_controller::command::{Command, SetChangeResult};
 use baton_controller::core::{Config, ControllerCore, Effect, Input, SessionId};
 use baton_controller::session::{FromController, ToController};
-use baton_controller::state::{ClusterState, Command, SetChangeResult};
+use baton_controller::state::ClusterState;
 use baton_protocol::admin::{AdminRequest, AdminResponse};
 use baton_protocol::ids::{BrokerEpoch, BrokerId, LeaderEpoch, MetadataIndex, Tick, TopicId};
 use uuid::Uuid;

@@ -2,11 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use baton_controller::command::{Command, Handover, Outcome, SetChange, SetChangeResult};
 use baton_controller::core::{Config, ControllerCore, Effect, Input, SessionId};
 use baton_controller::session::{FenceAnswer, FromController, ToController};
-use baton_controller::state::{
-    ClusterState, Command, Handover, Outcome, SetChange, SetChangeResult,
-};
+use baton_controller::state::ClusterState;
 use baton_protocol::admin::{AdminRequest, AdminResponse};
 use baton_protocol::error::WireError;
 use baton_protocol::ids::{
