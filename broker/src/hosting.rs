@@ -189,8 +189,7 @@ fn rebuild_producers(dir: &Path, log: &Log) -> Result<ProducerTable, HostingErro
                     end: shape.end,
                     leader_epoch: shape.epoch,
                 };
-                // Nothing is known to be committed yet, so nothing may be forgotten.
-                table.append(batch, Offset::ZERO);
+                table.rebuild(batch);
             }
         }
         at = chunk.end;

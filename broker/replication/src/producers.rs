@@ -14,6 +14,12 @@ use serde::{Deserialize, Serialize};
 /// may have in flight on a partition (Kafka's, for the same reason: KAFKA-5494).
 pub const REMEMBERED_BATCHES: usize = 5;
 
+/// How many batches of each producer are remembered when the table is rebuilt from a log: then it is
+/// not known how far the log is committed, and a log may hold any number of them. A producer has five
+/// in flight at most while it waits for commits. Of one that does not wait, more than these may be cut;
+/// it is then one that is not known, and has to begin anew.
+pub const REBUILT_BATCHES: usize = 256;
+
 /// Sequences count records and wrap after `i32::MAX`, as in Kafka.
 const SEQUENCES: u64 = 1 << 31;
 
@@ -113,8 +119,17 @@ impl ProducerTable {
     pub fn append(&mut self, batch: RememberedBatch, committed_end: Offset) {
         let batches = self.producers.entry(batch.stamp.id).or_default();
         batches.push_back(batch);
-        let committed = batches.iter().filter(|b| b.end <= committed_end).count();
+        let committed = batches.partition_point(|batch| batch.end <= committed_end);
         for _ in REMEMBERED_BATCHES..committed {
+            batches.pop_front();
+        }
+    }
+
+    /// Records a batch that was found in the log at the start.
+    pub fn rebuild(&mut self, batch: RememberedBatch) {
+        let batches = self.producers.entry(batch.stamp.id).or_default();
+        batches.push_back(batch);
+        if batches.len() > REBUILT_BATCHES {
             batches.pop_front();
         }
     }
@@ -198,6 +213,23 @@ mod tests {
             table.judge(&stamp(1, 1), LeaderEpoch::NONE),
             Verdict::Duplicate(batch(1, 1, 1))
         );
+    }
+
+    #[test]
+    fn a_rebuilt_table_is_bounded_and_knows_the_newest() {
+        let mut table = ProducerTable::default();
+        let count = 100 * REBUILT_BATCHES as u32;
+        for i in 0..count {
+            table.rebuild(batch(i, 1, u64::from(i)));
+        }
+        assert_eq!(table.producers[&ProducerId(7)].len(), REBUILT_BATCHES);
+        let judge = |table: &ProducerTable, i| table.judge(&stamp(i, 1), LeaderEpoch::NONE);
+        assert_eq!(judge(&table, count), Verdict::Fresh);
+        let oldest = count - REBUILT_BATCHES as u32;
+        assert!(matches!(judge(&table, oldest), Verdict::Duplicate(_)));
+        table.truncate(Offset(u64::from(oldest)));
+        let unknown = judge(&table, oldest);
+        assert_eq!(unknown, Verdict::OutOfOrder { expected: 0 });
     }
 
     #[test]

@@ -110,8 +110,7 @@ impl Disk {
                     end: shape.end,
                     leader_epoch: shape.epoch,
                 };
-                // Nothing is known to be committed yet, so nothing may be forgotten.
-                producers.append(batch, Offset::ZERO);
+                producers.rebuild(batch);
             }
         }
         let shape = LogShape {
