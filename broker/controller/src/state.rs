@@ -190,7 +190,8 @@ impl ClusterState {
     fn hand_over(&mut self, leader: BrokerLife, handover: &Handover) {
         let to = handover.to;
         let able = self.is_current(to) && !self.is_fenced(to.broker);
-        let versions = self.rules.hold(Rule::CompareOnVersion);
+        let rules = self.rules;
+        let versions = rules.hold(Rule::CompareOnVersion);
         let Some(partition) = self.partition_mut(&handover.partition) else {
             return;
         };
@@ -215,7 +216,7 @@ impl ClusterState {
             partition.leader = Some(to);
             partition.leader_keeps = Offset::MAX;
             lineage::note(&mut partition.begins, begin);
-            make_room(partition);
+            make_room(partition, rules.offset_quantum());
         }
     }
 
@@ -326,7 +327,7 @@ impl ClusterState {
             version: PartitionVersion(1),
             sync_followers_commit: config.sync_followers,
             sync_followers_elect: config.sync_followers,
-            offset_limit: Offset(OFFSET_QUANTUM),
+            offset_limit: Offset(self.rules.offset_quantum()),
             offset_floor: Offset::ZERO,
             lossy_epoch: LeaderEpoch::NONE,
             leader_keeps: Offset::MAX,
@@ -366,7 +367,7 @@ impl ClusterState {
                 partition.leader = Some(leader);
                 partition.version = partition.version.next();
                 let limit = partition.offset_limit;
-                make_room(partition);
+                make_room(partition, rules.offset_quantum());
                 let (parent, end) = elected.log;
                 if elected.grade != Grade::Clean && rules.hold(Rule::LossyElectionsAreRecorded) {
                     partition.offset_floor = limit;
@@ -502,7 +503,7 @@ impl ClusterState {
 /// A new epoch begins: its first entry has room, above everything that was assigned before. The
 /// floor stays, for good: the leader for whom it was raised may have ended before it stored
 /// anything there, and the next one must not begin below it either.
-fn make_room(partition: &mut PartitionRecord) {
-    let limit = partition.offset_limit.0.saturating_add(OFFSET_QUANTUM);
+fn make_room(partition: &mut PartitionRecord, quantum: u64) {
+    let limit = partition.offset_limit.0.saturating_add(quantum);
     partition.offset_limit = Offset(limit).min(Offset::MAX);
 }

@@ -84,7 +84,7 @@ impl Replica {
             stored: Pending::default(),
             short_since: None,
             handover: None,
-            offsets: OffsetRoom::default(),
+            offsets: OffsetRoom::new(self.rules.offset_quantum()),
             tell_watermark: false,
         }));
         out.push(Effect::RoleChanged {

@@ -28,10 +28,11 @@ pub struct OffsetRoom {
     granted_at: Option<Tick>,
 }
 
-impl Default for OffsetRoom {
-    fn default() -> Self {
+impl OffsetRoom {
+    /// Nothing was asked for yet; `quantum` offsets will be.
+    pub fn new(quantum: u64) -> Self {
         OffsetRoom {
-            quantum: QUANTUM_MIN,
+            quantum,
             asked: None,
             granted_at: None,
         }
@@ -43,6 +44,7 @@ impl Replica {
     pub(crate) fn keep_room(&mut self, now: Tick, out: &mut Vec<Effect>) {
         let (end, limit) = (self.log.end, self.view.offset_limit);
         let retry_ms = self.config.change_retry_ms;
+        let quantum_min = self.rules.offset_quantum();
         let Role::Leader(leader) = &mut self.role else {
             return;
         };
@@ -71,7 +73,7 @@ impl Replica {
         room.quantum = if soon {
             (room.quantum * 2).min(QUANTUM_MAX)
         } else {
-            QUANTUM_MIN
+            quantum_min
         };
         let wanted = Offset(end.0.saturating_add(room.quantum).min(Offset::MAX.0));
         room.asked = Some((wanted, now));

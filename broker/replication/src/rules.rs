@@ -48,13 +48,41 @@ pub enum Rule {
 pub struct Rules {
     #[cfg(feature = "mutations")]
     off: Option<Rule>,
+    #[cfg(feature = "mutations")]
+    offset_quantum: Option<u64>,
 }
 
 impl Rules {
     /// All rules but one. For tests only.
     #[cfg(feature = "mutations")]
     pub fn without(rule: Rule) -> Self {
-        Rules { off: Some(rule) }
+        Rules {
+            off: Some(rule),
+            ..Rules::default()
+        }
+    }
+
+    /// The same rules, with limits of offsets that are raised by so few that they are reached. For
+    /// tests only.
+    #[cfg(feature = "mutations")]
+    pub fn with_offset_quantum(self, offsets: u64) -> Self {
+        Rules {
+            offset_quantum: Some(offsets),
+            ..self
+        }
+    }
+
+    /// By how many offsets a limit is raised at least.
+    #[cfg(feature = "mutations")]
+    pub fn offset_quantum(&self) -> u64 {
+        self.offset_quantum.unwrap_or(crate::offsets::QUANTUM_MIN)
+    }
+
+    /// By how many offsets a limit is raised at least.
+    #[cfg(not(feature = "mutations"))]
+    #[inline(always)]
+    pub fn offset_quantum(&self) -> u64 {
+        crate::offsets::QUANTUM_MIN
     }
 
     /// Whether the rule holds.

@@ -35,6 +35,13 @@ pub const QUIET_FROM: Tick = Tick(55_000);
 /// Then everything must be at rest.
 pub const END: Tick = Tick(60_000);
 
+/// In so many simulations of a thousand leaders have little room for offsets: they reach the limit
+/// and wait for more. In the others no limit is ever reached, as in life.
+const SCARCE_OFFSETS: u64 = 300;
+
+/// By how many offsets limits are raised then, at least.
+const OFFSET_QUANTUM: u64 = 48;
+
 /// What a simulation came to.
 pub struct Report {
     pub stats: Stats,
@@ -90,6 +97,10 @@ pub fn run(seed: u64, rules: Switches, faults: Vec<Scheduled>) -> Report {
 impl World {
     fn new(seed: u64, rules: Switches, faults: Vec<Scheduled>) -> World {
         let ids = brokers_of(seed);
+        let rules = match Random::new(seed, 0x0f).chance(SCARCE_OFFSETS) {
+            true => rules.with_offset_quantum(OFFSET_QUANTUM),
+            false => rules,
+        };
         let mut world = World {
             schedule: Schedule::new(),
             random: Random::new(seed, 0x0d),

@@ -220,6 +220,9 @@ impl World {
             Ok(acknowledged) => acknowledged,
             Err(error) => {
                 self.stats.count("requests refused");
+                if matches!(error, ProduceError::Refused(Refusal::OutOfOffsets)) {
+                    self.stats.count("requests beyond the offset limit");
+                }
                 self.note_refusal(attempt, &error);
                 return self.answer(attempt, None);
             }

@@ -48,6 +48,15 @@ impl Switches {
         switches
     }
 
+    /// The same, with limits of offsets that leaders reach.
+    pub fn with_offset_quantum(self, offsets: u64) -> Switches {
+        Switches {
+            replica: self.replica.with_offset_quantum(offsets),
+            controller: self.controller.with_offset_quantum(offsets),
+            ..self
+        }
+    }
+
     pub fn hold(&self, rule: HostRule) -> bool {
         self.off != Some(rule)
     }

@@ -6,6 +6,7 @@ mod consumers;
 mod duplicates;
 mod durable;
 mod equal_entries;
+mod offset_limit;
 mod offsets;
 mod one_leader;
 mod quarantine;
@@ -23,6 +24,7 @@ pub struct Invariants {
     consumers: consumers::Consumers,
     offsets: offsets::Offsets,
     duplicates: duplicates::Duplicates,
+    offset_limit: offset_limit::OffsetLimit,
 }
 
 impl Invariants {
@@ -36,6 +38,7 @@ impl Invariants {
             self.consumers.check(world, observation);
             self.offsets.check(observation);
             self.duplicates.check(world, observation);
+            self.offset_limit.check(world, observation);
             quarantine::check(world, observation);
             durable::check(world, observation);
         }
