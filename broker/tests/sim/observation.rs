@@ -31,6 +31,13 @@ pub enum Observation {
         epoch: Option<LeaderEpoch>,
         told: Told,
     },
+    /// A producer's batch, from this record on, was acknowledged by a leader that vouches for itself
+    /// only.
+    AcknowledgedByLeader {
+        broker: BrokerId,
+        partition: TopicPartition,
+        first: RecordId,
+    },
     /// A consumer read a record.
     Read {
         consumer: ClientIndex,

@@ -231,6 +231,11 @@ impl World {
         let Some(base) = base else {
             // Held by the leader alone: that is no promise, and the producer goes on.
             self.stats.count("batches acknowledged by the leader alone");
+            self.observed.push(Observation::AcknowledgedByLeader {
+                broker: id,
+                partition,
+                first: attempt.first,
+            });
             return self.answer(attempt, Some(Offset::ZERO));
         };
         let told = Told {

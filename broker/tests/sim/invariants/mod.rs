@@ -6,6 +6,7 @@ mod consumers;
 mod duplicates;
 mod durable;
 mod equal_entries;
+mod leader_acks;
 mod offset_limit;
 mod offsets;
 mod one_leader;
@@ -39,6 +40,7 @@ impl Invariants {
             self.offsets.check(observation);
             self.duplicates.check(world, observation);
             self.offset_limit.check(world, observation);
+            leader_acks::check(world, observation);
             quarantine::check(world, observation);
             durable::check(world, observation);
         }

@@ -1,0 +1,49 @@
+//! What a leader alone vouches for is on its disk, as firmly as its topic asks.
+
+use baton_protocol::batch::{EntryIter, RecordIter};
+
+use crate::cluster::World;
+use crate::log_file::{LogFile, Stored};
+use crate::observation::Observation;
+use crate::oracle::RecordId;
+
+pub fn check(world: &World, observation: &Observation) {
+    let Observation::AcknowledgedByLeader {
+        broker,
+        partition,
+        first,
+    } = observation
+    else {
+        return;
+    };
+    // How firmly a topic wants it is gone with the topic.
+    if world.controller.committed.partition(partition).is_none() {
+        return;
+    }
+    let disk = world.brokers[broker].disk.lock();
+    let Some(file) = disk.logs.get(partition) else {
+        return;
+    };
+    // It is among the newest.
+    let mut entries = file.entries().iter().rev();
+    let found = entries.find(|stored| first_record(file, stored) == Some(*first));
+    let held = found.is_some_and(|stored| {
+        world.flushes_at_intervals(partition) || file.holds_durably(stored.base, stored.epoch)
+    });
+    assert!(
+        held,
+        "broker {broker}, {partition}: record {} is acknowledged by its leader, which does not hold it",
+        first.0
+    );
+}
+
+/// The first record of an entry, if it is one of a producer.
+fn first_record(file: &LogFile, stored: &Stored) -> Option<RecordId> {
+    let entry = EntryIter::new(file.bytes_of(stored)).next()?.ok()?;
+    if entry.header.is_control() {
+        return None;
+    }
+    let record = RecordIter::new(entry.batch, &entry.header).next()?.ok()?;
+    let id: [u8; 8] = record.value?.get(..8)?.try_into().ok()?;
+    Some(RecordId(u64::from_be_bytes(id)))
+}
