@@ -129,7 +129,8 @@ impl World {
         self.schedule.after(ms, Event::Controller(reign, event));
     }
 
-    fn controller_clock(&self) -> Tick {
+    /// The time that the controller goes by.
+    pub fn controller_clock(&self) -> Tick {
         let ahead_ms = self.controller.clock_ahead_ms;
         self.schedule.now().after_ms(ahead_ms)
     }
@@ -187,6 +188,7 @@ impl World {
             told_failed,
         } = proposed;
         let index = MetadataIndex(self.controller.committed.index.0 + 1);
+        self.note_elections(&command);
         let outcome = self.controller.committed.apply(index, &command);
         self.tell(|| format!("{index}: {command:?}: {outcome:?}"));
         self.note_committed(&command);
@@ -244,6 +246,26 @@ impl World {
             | Command::AllocateProducerIds { .. } => {}
         }
         self.observed.push(Observation::MetadataChanged);
+    }
+
+    /// What the metadata says of partitions until an election ends. Those that fit it no more change
+    /// nothing.
+    fn note_elections(&mut self, command: &Command) {
+        let Command::ElectLeaders(elected) = command else {
+            return;
+        };
+        for elected in elected {
+            let before = self.controller.committed.partition(&elected.partition);
+            let open = before.filter(|record| {
+                record.leader.is_none()
+                    && record.epoch == elected.epoch
+                    && self.controller.committed.is_current(elected.leader)
+            });
+            if let Some(before) = open.cloned() {
+                let elected = *elected;
+                self.observed.push(Observation::Elected { elected, before });
+            }
+        }
     }
 
     /// An election that may lose entries gives up what its winner does not hold: the oracle with it.

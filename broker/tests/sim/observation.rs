@@ -1,7 +1,9 @@
 //! What those who watch are told of: everything that an invariant may depend on.
 
 use baton_controller::session::FenceAnswer;
+use baton_controller::state::Elected;
 use baton_protocol::ids::{BrokerId, LeaderEpoch, Offset, TopicPartition};
+use baton_protocol::metadata::PartitionRecord;
 
 use crate::disk::News;
 use crate::oracle::{RecordId, Told};
@@ -37,6 +39,11 @@ pub enum Observation {
         broker: BrokerId,
         partition: TopicPartition,
         first: RecordId,
+    },
+    /// An election has ended. `before` is what the metadata said of the partition until then.
+    Elected {
+        elected: Elected,
+        before: PartitionRecord,
     },
     /// A consumer read a record.
     Read {

@@ -1,10 +1,10 @@
 //! The topics that are wanted over time, and the operator who sees to it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use baton_controller::session::ToController;
 use baton_protocol::admin::AdminRequest;
-use baton_protocol::ids::{BrokerId, PartitionIndex, Tick, TopicId, TopicPartition};
+use baton_protocol::ids::{BrokerId, LeaderEpoch, PartitionIndex, Tick, TopicId, TopicPartition};
 use baton_protocol::metadata::Flush;
 use uuid::Uuid;
 
@@ -50,6 +50,8 @@ struct Plan {
 pub struct Topics {
     plans: Vec<Plan>,
     attempts: u128,
+    /// Elections that the operator wanted to end, whatever is lost.
+    given_up: BTreeSet<(TopicPartition, LeaderEpoch)>,
     /// The name that each topic was asked for under.
     pub names: BTreeMap<TopicId, String>,
 }
@@ -82,8 +84,14 @@ impl Topics {
         Topics {
             plans: NAMES.iter().enumerate().map(plan).collect(),
             attempts: 0,
+            given_up: BTreeSet::new(),
             names: BTreeMap::new(),
         }
+    }
+
+    /// Whether the operator wanted this election to end, whatever is lost.
+    pub fn gave_up(&self, partition: TopicPartition, epoch: LeaderEpoch) -> bool {
+        self.given_up.contains(&(partition, epoch))
     }
 
     /// A fresh id that tells which act it is for.
@@ -159,10 +167,11 @@ impl World {
     fn look_after(&mut self, name: &str, id: TopicId, act: Act) {
         let topic = name.to_owned();
         let partition = PartitionIndex(0);
-        let Some(record) = self.controller.committed.partition(&TopicPartition {
+        let whole = TopicPartition {
             topic: id,
             partition,
-        }) else {
+        };
+        let Some(record) = self.controller.committed.partition(&whole) else {
             return;
         };
         let request = match act {
@@ -176,11 +185,14 @@ impl World {
                 partition,
                 to: record.replicas[place % record.replicas.len()],
             },
-            Act::ElectUnclean => AdminRequest::ElectUnclean {
-                topic,
-                partition,
-                epoch: record.epoch,
-            },
+            Act::ElectUnclean => {
+                self.topics.given_up.insert((whole, record.epoch));
+                AdminRequest::ElectUnclean {
+                    topic,
+                    partition,
+                    epoch: record.epoch,
+                }
+            }
         };
         self.ask(0, request);
     }

@@ -7,6 +7,7 @@ mod duplicates;
 mod durable;
 mod equal_entries;
 mod leader_acks;
+mod losses;
 mod offset_limit;
 mod offsets;
 mod one_leader;
@@ -25,6 +26,7 @@ pub struct Invariants {
     consumers: consumers::Consumers,
     offsets: offsets::Offsets,
     duplicates: duplicates::Duplicates,
+    losses: losses::Losses,
     offset_limit: offset_limit::OffsetLimit,
 }
 
@@ -40,6 +42,7 @@ impl Invariants {
             self.offsets.check(observation);
             self.duplicates.check(world, observation);
             self.offset_limit.check(world, observation);
+            self.losses.check(world, observation);
             leader_acks::check(world, observation);
             quarantine::check(world, observation);
             durable::check(world, observation);
