@@ -303,7 +303,7 @@ impl World {
         };
         let kept = disk.logs.get(&partition).map_or(Offset::ZERO, held);
         drop(disk);
-        let lost = self.oracle.give_up(partition, kept, floor);
+        let lost = self.oracle.give_up(partition, elected.epoch, kept, floor);
         self.tell(|| format!("{partition}: given up from {kept} on"));
         self.stats.add("acknowledged batches given up", lost);
     }

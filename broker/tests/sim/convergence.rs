@@ -1,7 +1,10 @@
 //! Once everything is well again, everything comes to rest: full in-sync sets, equal logs, no request
 //! without its answer.
 
-use baton_protocol::ids::{BrokerId, TopicPartition};
+use std::collections::BTreeMap;
+
+use baton_protocol::batch::BatchHeader;
+use baton_protocol::ids::{BrokerId, LeaderEpoch, ProducerId, TopicPartition};
 use baton_protocol::metadata::PartitionRecord;
 
 use crate::cluster::World;
@@ -71,6 +74,7 @@ fn check_partition(world: &World, partition: TopicPartition, record: &PartitionR
             .collect::<Vec<_>>()
     };
     let expected = entries(&leader);
+    check_sequences(world, partition, leader);
     for id in &record.replicas {
         assert!(
             entries(id) == expected,
@@ -88,5 +92,31 @@ fn check_partition(world: &World, partition: TopicPartition, record: &PartitionR
             (log.end, log.end),
             "{partition}: broker {id} is not at rest"
         );
+    }
+}
+
+/// Each producer's batches are in the log in the order of their numbers, and none is left out but for
+/// what an election between the two batches around it may have lost.
+fn check_sequences(world: &World, partition: TopicPartition, leader: BrokerId) {
+    let disk = world.brokers[&leader].disk.lock();
+    let file = disk.logs.get(&partition).expect("a log");
+    let mut lasts: BTreeMap<ProducerId, (LeaderEpoch, u32)> = BTreeMap::new();
+    for entry in file.entries() {
+        let header = BatchHeader::parse(&file.bytes_of(entry)[4..]).expect("a sound entry");
+        let Some(stamp) = header.producer() else {
+            continue;
+        };
+        let last = lasts.get(&stamp.id).copied();
+        let (epoch, expected) = last.unwrap_or((LeaderEpoch::NONE, 0));
+        let lost =
+            stamp.sequence > expected && world.oracle.may_have_lost(partition, epoch, entry.epoch);
+        assert!(
+            stamp.sequence == expected || lost,
+            "{partition}: the batch of producer {:?} at {} has sequence {}, after {expected}",
+            stamp.id,
+            entry.base,
+            stamp.sequence
+        );
+        lasts.insert(stamp.id, (entry.epoch, stamp.sequence + stamp.records));
     }
 }

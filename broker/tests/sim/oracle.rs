@@ -1,7 +1,7 @@
 //! What was promised to whom: which batch was acknowledged, with what, how firmly; and what leaders
 //! held for committed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use baton_protocol::ids::{LeaderEpoch, Offset, TopicPartition};
 use baton_replication::LogShape;
@@ -53,9 +53,22 @@ impl CommittedLog {
 pub struct Oracle {
     acknowledged: BTreeMap<TopicPartition, BTreeMap<Offset, Told>>,
     committed: BTreeMap<TopicPartition, CommittedLog>,
+    /// Elections that may have lost entries.
+    lossy: BTreeSet<(TopicPartition, LeaderEpoch)>,
 }
 
 impl Oracle {
+    /// Whether an election after `earlier`, up to `later`, may have lost entries.
+    pub fn may_have_lost(
+        &self,
+        partition: TopicPartition,
+        earlier: LeaderEpoch,
+        later: LeaderEpoch,
+    ) -> bool {
+        let mut between = self.lossy.range((partition, earlier)..=(partition, later));
+        between.any(|(_, epoch)| *epoch > earlier)
+    }
+
     pub fn acknowledge(&mut self, partition: TopicPartition, told: Told) {
         self.acknowledged
             .entry(partition)
@@ -98,8 +111,15 @@ impl Oracle {
     }
 
     /// An election that may lose entries named a leader that holds what is committed only up to
-    /// `kept`, and begins at `floor`.
-    pub fn give_up(&mut self, partition: TopicPartition, kept: Offset, floor: Offset) -> u64 {
+    /// `kept`, and begins `epoch` at `floor`.
+    pub fn give_up(
+        &mut self,
+        partition: TopicPartition,
+        epoch: LeaderEpoch,
+        kept: Offset,
+        floor: Offset,
+    ) -> u64 {
+        self.lossy.insert((partition, epoch));
         let committed = self.committed.entry(partition).or_default();
         committed.given_up.push((kept, floor));
         committed.end = committed.end.min(kept);
