@@ -5,14 +5,14 @@
 //! move of the controller a part of what is under way is committed and the rest is lost, before the
 //! next one begins.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use baton_controller::command::{Command, Elected, Grade};
 use baton_controller::core::{Config, ControllerCore, Effect, Input, SessionId, Token};
 use baton_controller::rules::Rules;
 use baton_controller::session::{FromController, ToController};
 use baton_controller::state::ClusterState;
-use baton_protocol::ids::{BrokerId, ClusterId, MetadataIndex, Offset, Tick};
+use baton_protocol::ids::{BrokerId, ClusterId, MetadataIndex, Offset, Tick, TopicPartition};
 use baton_protocol::metadata::PartitionRecord;
 use uuid::Uuid;
 
@@ -189,13 +189,34 @@ impl World {
         } = proposed;
         let index = MetadataIndex(self.controller.committed.index.0 + 1);
         self.note_elections(&command);
+        let sets = self.sets_that_change(&command);
         let outcome = self.controller.committed.apply(index, &command);
         self.tell(|| format!("{index}: {command:?}: {outcome:?}"));
+        for (partition, before) in sets {
+            let record = self.controller.committed.partition(&partition);
+            let shrunk = record.filter(|record| !record.in_sync.is_superset(&before));
+            if let Some(record) = shrunk.cloned() {
+                self.stats.count("members removed");
+                self.observed.push(Observation::Shrunk(partition, record));
+            }
+        }
         self.note_committed(&command);
         self.control(Input::Applied(index, command));
         if !told_failed {
             self.control(Input::Outcome(token, outcome));
         }
+    }
+
+    /// The in-sync sets that a command is about, as they are before it.
+    fn sets_that_change(&self, command: &Command) -> Vec<(TopicPartition, BTreeSet<BrokerId>)> {
+        let Command::ChangeInSync { changes, .. } = command else {
+            return Vec::new();
+        };
+        let before = changes.iter().filter_map(|change| {
+            let record = self.controller.committed.partition(&change.partition)?;
+            Some((change.partition, record.in_sync.clone()))
+        });
+        before.collect()
     }
 
     fn note_committed(&mut self, command: &Command) {

@@ -45,6 +45,8 @@ pub enum Observation {
         elected: Elected,
         before: PartitionRecord,
     },
+    /// A leader took members out of its in-sync set. This is what the metadata says since.
+    Shrunk(TopicPartition, PartitionRecord),
     /// A consumer read a record.
     Read {
         consumer: ClientIndex,

@@ -22,6 +22,7 @@ pub fn check(world: &World, observation: &Observation) {
                 check_partition(world, partition);
             }
         }
+        Observation::Shrunk(partition, record) => check_shrunk(world, *partition, record),
         Observation::Leads(id, partition, epoch) => check_leader(world, *id, *partition, *epoch),
         _ => {}
     }
@@ -153,6 +154,26 @@ fn check_commit(world: &World, id: BrokerId, partition: TopicPartition, to: Offs
     assert!(
         counted > view.sync_followers_commit,
         "{partition}: broker {id} commits {to}, which only {counted} hold that count{members}"
+    );
+}
+
+/// When members leave, so many of those that stay hold everything that is committed, and may vote. A
+/// loss that the leader cannot know of yet is not held against it.
+fn check_shrunk(world: &World, partition: TopicPartition, record: &PartitionRecord) {
+    let Some(last) = committed(world, &partition) else {
+        return;
+    };
+    let counts = |id: &&BrokerId| {
+        !record.suspects.contains(id)
+            && (world.has_lost(**id, &partition) || holds(world, **id, &partition, last))
+    };
+    let counted = record.in_sync.iter().filter(counts).count();
+    assert!(
+        counted > record.sync_followers_commit as usize,
+        "{partition}: of the set that stays, {:?}, only {counted} hold {} and are no suspects: {:?}",
+        record.in_sync,
+        last.0,
+        record.suspects
     );
 }
 
