@@ -405,7 +405,7 @@ impl World {
             return;
         };
         let reaches = self.network.reaches_controller(broker);
-        let delay = self.random.between(1, 4);
+        let delay = self.network.controller_delay(&mut self.random, broker);
         let now = self.schedule.now();
         let Some(session) = self.controller.sessions.get_mut(&id) else {
             return;
@@ -424,11 +424,13 @@ impl World {
         if let FromController::Fence(fences) = &message {
             self.tell(|| format!("fences to {id:?}: {fences:?}"));
         }
-        let delay = self.random.between(1, 4);
         let now = self.schedule.now();
         let Some(session) = self.controller.sessions.get_mut(&id) else {
             return;
         };
+        let delay = self
+            .network
+            .controller_delay(&mut self.random, session.broker);
         session.broken |= !self.network.reaches_controller(session.broker);
         if session.broken {
             return;

@@ -31,7 +31,7 @@ pub enum Fault {
     BreakSession(BrokerId),
     /// The connections between two brokers break.
     BreakLink(BrokerId, BrokerId),
-    /// A broker's network is slow.
+    /// A broker's network is slow, to other brokers and to the controller.
     SlowNetwork(BrokerId, u64),
     /// Another controller takes over, after a while.
     MoveController(u64),

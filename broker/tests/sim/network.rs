@@ -70,6 +70,14 @@ impl Network {
         !self.controller_cuts.contains_key(&broker)
     }
 
+    /// The delay of a message between a broker and the controller, in milliseconds.
+    pub fn controller_delay(&self, random: &mut Random, broker: BrokerId) -> u64 {
+        match self.slow.contains(&broker) {
+            true => random.between(1, 400),
+            false => random.between(1, 4),
+        }
+    }
+
     pub fn heal(&mut self) {
         *self = Network::default();
     }
