@@ -185,6 +185,18 @@ mod tests {
     }
 
     #[test]
+    fn a_cut_may_reach_below_the_beginning_of_the_last_epoch() {
+        // 4 followed 2, which began at 12, and cut what 3 had left of it: down to 10.
+        let begins = [
+            begin(1, 0, 0, 0),
+            begin(2, 12, 1, 12),
+            begin(3, 10, 1, 10),
+            begin(4, 1_000, 2, 10),
+        ];
+        assert_eq!(kept_among(&begins, 3), 1_000);
+    }
+
+    #[test]
     fn a_log_from_before_all_that_is_known_is_kept_up_to_there() {
         let begins = [(7, 70, 6), (8, 80, 7)];
         assert_eq!(kept_of(&begins, 3), 70);

@@ -323,11 +323,22 @@ fn a_handover_is_compared_and_set_and_a_refusal_shows_in_the_version() {
     stage.say(1, ToController::ProposeHandovers(vec![late]));
     assert_eq!(stage.partition().leader, Some(first), "a late copy");
     let good = handover(&stage, second);
+    let limit = stage.partition().offset_limit;
     stage.say(3, ToController::ProposeHandovers(vec![good]));
     assert_eq!(stage.partition().leader, Some(first), "3 does not lead");
     stage.say(1, ToController::ProposeHandovers(vec![good]));
     assert_eq!(stage.partition().leader, Some(second));
     assert_eq!(stage.partition().epoch, LeaderEpoch(2));
+    let begin = stage.partition().begins.last().expect("noted");
+    assert_eq!((begin.epoch, begin.start), (LeaderEpoch(2), Offset(7)));
+    assert_eq!(
+        (begin.parent, begin.parent_end),
+        (LeaderEpoch(1), Offset(7))
+    );
+    assert!(
+        stage.partition().offset_limit > limit,
+        "room for its first entry"
+    );
 }
 
 #[test]
@@ -368,6 +379,33 @@ fn more_synchronous_followers_count_for_elections_once_that_is_proven() {
     ask(&mut stage, set(0)).expect("set");
     assert_eq!(stage.partition().sync_followers_commit, 0);
     assert_eq!(stage.partition().sync_followers_elect, 0);
+}
+
+#[test]
+fn an_asynchronous_partition_fails_over_as_before_until_more_is_proven() {
+    let mut stage = Stage::new(0);
+    let set = AdminRequest::SetSyncFollowers {
+        name: "t".into(),
+        sync_followers: 1,
+    };
+    ask(&mut stage, set).expect("set");
+    stage.kill_leader();
+    stage.answer(2, 2, 1, 10);
+    stage.pass(250);
+    assert_eq!(stage.partition().leader, Some(stage.life(2)));
+}
+
+#[test]
+fn what_was_proposed_under_another_number_of_followers_is_void() {
+    let mut stage = Stage::new(1);
+    let late = change(&stage, &[1, 2], &[]);
+    let set = AdminRequest::SetSyncFollowers {
+        name: "t".into(),
+        sync_followers: 0,
+    };
+    ask(&mut stage, set).expect("set");
+    let leader = stage.life(1);
+    assert_eq!(apply(&mut stage, leader, late), SetChangeResult::Refused);
 }
 
 #[test]

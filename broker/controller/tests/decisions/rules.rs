@@ -10,7 +10,7 @@ use baton_protocol::admin::{AdminRequest, AdminResponse};
 use baton_protocol::ids::{BrokerEpoch, BrokerId, LeaderEpoch, MetadataIndex, Tick, TopicId};
 use uuid::Uuid;
 
-use crate::stage::{Stage, apply, change};
+use crate::stage::{PARTITION, Stage, apply, change};
 
 #[test]
 fn two_refused_connections_depose_a_leader_whose_session_broke_at_once() {
@@ -201,6 +201,43 @@ fn a_restarted_leader_does_not_resume_its_office() {
     assert_ne!(stage.life(1), old);
     assert_eq!(stage.partition().epoch, LeaderEpoch(2));
     assert_eq!(stage.partition().leader, None);
+}
+
+#[test]
+fn a_process_whose_life_has_passed_is_told_so() {
+    let mut stage = Stage::new(1);
+    let old = stage.life(1);
+    stage.register(1, 21, 1);
+    assert!(!stage.was_sent(1, &FromController::Obsolete));
+    stage.say(1, ToController::Heartbeat { disk_progress: 1 });
+    assert!(stage.was_sent(1, &FromController::Obsolete));
+    let hello = ToController::Hello {
+        broker: old.broker,
+        life: Some(old.epoch),
+    };
+    stage.say(31, hello);
+    assert!(stage.was_sent(31, &FromController::Obsolete));
+}
+
+#[test]
+fn what_is_said_of_an_earlier_life_too_late_is_void() {
+    let mut stage = Stage::new(1);
+    let old = stage.life(2);
+    stage.register(2, 2, 2);
+    let mut commit = |command| {
+        let index = MetadataIndex(stage.log.index.0 + 1);
+        stage.log.apply(index, &command);
+    };
+    commit(Command::SetFenced {
+        fence: vec![old],
+        unfence: Vec::new(),
+    });
+    commit(Command::ReportSuspect {
+        life: old,
+        partitions: vec![PARTITION],
+    });
+    assert!(!stage.log.is_fenced(BrokerId(2)));
+    assert!(stage.partition().suspects.is_empty());
 }
 
 #[test]
