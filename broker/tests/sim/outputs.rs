@@ -102,14 +102,11 @@ impl World {
     }
 
     /// A disk that failed is no matter of one replica: the broker ends, and says so when it is back.
-    /// One that is full only ends it.
+    /// One that is full ends nothing: room is made sure of before anything is stored.
     fn on_broken(&mut self, id: BrokerId, partition: TopicPartition, reason: &BrokenReason) {
         match reason {
             BrokenReason::Storage(error) if error.is_full() => {
-                self.stats.count("brokers ended for want of room");
-                self.stop(id);
-                let back = self.random.between(200, 1_500);
-                self.schedule.after(back, Event::Start(id));
+                panic!("broker {id}, {partition}: ended for want of room: {error}")
             }
             BrokenReason::Storage(_) | BrokenReason::Breach(Breach::FlushFailed) => {
                 self.stats.count("brokers ended by their disk");
