@@ -1,7 +1,7 @@
 //! What those who watch are told of: everything that an invariant may depend on.
 
+use baton_controller::command::Elected;
 use baton_controller::session::FenceAnswer;
-use baton_controller::state::Elected;
 use baton_protocol::ids::{BrokerId, LeaderEpoch, Offset, TopicPartition};
 use baton_protocol::metadata::PartitionRecord;
 

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use baton_controller::command::{Elected, Grade};
 use baton_controller::session::FenceAnswer;
-use baton_controller::state::{Elected, Grade};
 use baton_protocol::ids::{BrokerId, LeaderEpoch, Tick, TopicPartition};
 use baton_protocol::metadata::PartitionRecord;
 
