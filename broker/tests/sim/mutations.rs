@@ -17,7 +17,7 @@ const NEAR: u64 = 20;
 /// leader without synchronous followers is not among them: it shortens the time in which such a leader
 /// acknowledges what is given up already, and no history is forbidden by it.
 const RULES: &[(Rule, u64)] = &[
-    (Rule::Replica(ReplicaRule::JointCommit), 53),
+    (Rule::Replica(ReplicaRule::JointCommit), 0),
     (Rule::Replica(ReplicaRule::RemovalCheck), 0),
     (Rule::Replica(ReplicaRule::FenceRefusesLower), 19),
     (Rule::Replica(ReplicaRule::SuspectsDoNotCount), 0),
@@ -27,12 +27,12 @@ const RULES: &[(Rule, u64)] = &[
     (Rule::Replica(ReplicaRule::OwnEpochCommits), 1681),
     (Rule::Replica(ReplicaRule::AckBoundToLife), 83),
     (Rule::Replica(ReplicaRule::GrantBoundToLife), 0),
-    (Rule::Replica(ReplicaRule::TimeoutIsNotRejection), 124),
+    (Rule::Replica(ReplicaRule::TimeoutIsNotRejection), 20),
     (Rule::Replica(ReplicaRule::LeaderAckTellsNoOffset), 0),
     (Rule::Replica(ReplicaRule::LossyElectionsStartAtTheLimit), 0),
-    (Rule::Replica(ReplicaRule::PausedUntilTheOutcome), 1160),
+    (Rule::Replica(ReplicaRule::PausedUntilTheOutcome), 120),
     (Rule::Replica(ReplicaRule::DedupeSurvivesFailover), 0),
-    (Rule::Replica(ReplicaRule::SupersededTailsAreCut), 1492),
+    (Rule::Replica(ReplicaRule::SupersededTailsAreCut), 630),
     (Rule::Controller(ControllerRule::ElectionNeedsAnswers), 0),
     (Rule::Controller(ControllerRule::SuspectsHaveNoVote), 0),
     (Rule::Controller(ControllerRule::OnlyTheLeaderRemoves), 0),
@@ -41,7 +41,7 @@ const RULES: &[(Rule, u64)] = &[
         Rule::Controller(ControllerRule::FailuresAreRaisedWhenProven),
         32,
     ),
-    (Rule::Controller(ControllerRule::AdditionBoundToLife), 30),
+    (Rule::Controller(ControllerRule::AdditionBoundToLife), 95),
     (Rule::Controller(ControllerRule::CompareOnVersion), 458),
     (Rule::Controller(ControllerRule::OtherDiskIsSuspect), 0),
     (
