@@ -60,6 +60,8 @@ pub struct World {
     pub producers: Vec<Producer>,
     pub consumers: Vec<Consumer>,
     pub faults: Vec<Scheduled>,
+    /// Leaders of whom only one follower hears, and who does not, by the fault that made it so.
+    pub muted: BTreeMap<FaultIndex, (BrokerId, Vec<BrokerId>)>,
     /// Machines without power: they do not even refuse a connection.
     pub powerless: BTreeSet<BrokerId>,
     pub peace: bool,
@@ -112,6 +114,7 @@ impl World {
             producers: producers::all(),
             consumers: consumers::all(),
             faults,
+            muted: BTreeMap::new(),
             powerless: BTreeSet::new(),
             peace: false,
             oracle: Oracle::default(),

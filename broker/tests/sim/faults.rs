@@ -11,6 +11,9 @@ use crate::random::Random;
 pub enum Fault {
     /// The process ends at once.
     Kill(BrokerId, u64),
+    /// Of what a leader sends only what is for one follower arrives; after a while it ends at once, and
+    /// is away for the milliseconds named last. Whose leader, and which follower, the number decides.
+    LoseLeader(u64, u64, u64),
     /// The machine loses power; of a thousand unflushed pages so many are kept.
     PowerCut(BrokerId, u64, u64),
     /// All machines lose power at once.
@@ -73,6 +76,7 @@ impl fmt::Display for Scheduled {
 #[derive(Clone, Copy)]
 enum Kind {
     Kill,
+    LoseLeader,
     PowerCut,
     PowerCutOfAll,
     Freeze,
@@ -100,6 +104,7 @@ enum Kind {
 
 const WEIGHTS: &[(u64, Kind)] = &[
     (14, Kind::Kill),
+    (6, Kind::LoseLeader),
     (10, Kind::PowerCut),
     (2, Kind::PowerCutOfAll),
     (12, Kind::Freeze),
@@ -125,22 +130,49 @@ const WEIGHTS: &[(u64, Kind)] = &[
     (2, Kind::BitFlip),
 ];
 
+/// Leaders follow each other closely, each with entries that few others have.
+const RESTLESS: &[(u64, Kind)] = &[
+    (50, Kind::LoseLeader),
+    (10, Kind::Kill),
+    (10, Kind::CutWay),
+    (6, Kind::Freeze),
+    (4, Kind::PowerCut),
+    (4, Kind::MoveController),
+];
+
+/// Disks cannot be relied on.
+const FORGETFUL: &[(u64, Kind)] = &[
+    (20, Kind::LoseLeader),
+    (10, Kind::Kill),
+    (10, Kind::PowerCut),
+    (4, Kind::PowerCutOfAll),
+    (10, Kind::Wipe),
+    (10, Kind::LoseLog),
+    (10, Kind::OlderDisk),
+    (5, Kind::BitFlip),
+    (5, Kind::FlushError),
+    (5, Kind::MoveController),
+    (6, Kind::SlowCommands),
+    (4, Kind::LoseOutcomes),
+];
+
 /// The faults of a seed, between the two times.
 pub fn generate(seed: u64, brokers: &[BrokerId], from: Tick, until: Tick) -> Vec<Scheduled> {
     let mut random = Random::new(seed, 0xfa);
     // Seeds differ in how fast things go wrong: rare faults leave time for long histories.
     let pause_ms = random.pick(&[200, 350, 500]);
+    let weights = random.weighted(&[(3, WEIGHTS), (1, RESTLESS), (1, FORGETFUL)]);
     let mut at = from;
     let mut faults = Vec::new();
     while at < until {
-        let fault = one(&mut random, brokers);
+        let fault = one(&mut random, weights, brokers);
         faults.push(Scheduled { at, fault });
         at = at.after_ms(random.between(1, 2 * pause_ms));
     }
     faults
 }
 
-fn one(random: &mut Random, brokers: &[BrokerId]) -> Fault {
+fn one(random: &mut Random, weights: &[(u64, Kind)], brokers: &[BrokerId]) -> Fault {
     let broker = random.pick(brokers);
     let other = random.pick(brokers);
     let ms = match random.below(3) {
@@ -149,7 +181,8 @@ fn one(random: &mut Random, brokers: &[BrokerId]) -> Fault {
         _ => random.between(1_000, 3_000),
     };
     let kept = random.pick(&[0, 500, 900]);
-    match random.weighted(WEIGHTS) {
+    match random.weighted(weights) {
+        Kind::LoseLeader => Fault::LoseLeader(random.below(1_000), random.between(20, 400), ms),
         Kind::Kill => Fault::Kill(broker, ms),
         Kind::PowerCut => Fault::PowerCut(broker, kept, ms),
         Kind::PowerCutOfAll => Fault::PowerCutOfAll(kept, ms),

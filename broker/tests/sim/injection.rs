@@ -20,6 +20,7 @@ impl World {
                 self.stop(id);
                 self.start_later(id, ms);
             }
+            Fault::LoseLeader(which, mute_ms, _) => self.mute_leader(which, mute_ms, index),
             Fault::PowerCut(id, kept, ms) => self.power_cut(&[id], kept, ms, index),
             Fault::PowerCutOfAll(kept, ms) => {
                 self.stats.count("power cuts of all");
@@ -119,6 +120,17 @@ impl World {
         let fault = self.faults[index.0].fault;
         match fault {
             Fault::CutWay(from, to, _) => self.network.mend(from, to),
+            Fault::LoseLeader(_, _, down_ms) => {
+                if let Some((leader, deaf)) = self.muted.remove(&index) {
+                    for other in deaf {
+                        self.network.mend(leader, other);
+                    }
+                    if !self.peace {
+                        self.stop(leader);
+                        self.start_later(leader, down_ms);
+                    }
+                }
+            }
             Fault::Isolate(id, controller_too, _) => {
                 self.each_way_of(id, |world, from, to| world.network.mend(from, to));
                 if controller_too {
@@ -134,6 +146,28 @@ impl World {
             Fault::PowerCutOfAll(..) => self.powerless.clear(),
             _ => {}
         }
+    }
+
+    fn mute_leader(&mut self, which: u64, ms: u64, index: FaultIndex) {
+        let partitions = self.controller.committed.partitions();
+        let leaders: Vec<(BrokerId, Vec<BrokerId>)> = partitions
+            .filter_map(|(_, record)| Some((record.leader?.broker, record.replicas.clone())))
+            .filter(|(leader, _)| self.brokers[leader].process.is_some())
+            .collect();
+        let Some(at) = which.checked_rem(leaders.len() as u64) else {
+            return;
+        };
+        let (leader, mut deaf) = leaders[at as usize].clone();
+        deaf.retain(|id| *id != leader);
+        if !deaf.is_empty() {
+            deaf.remove(which as usize % deaf.len());
+        }
+        self.stats.count("leaders lost");
+        for other in &deaf {
+            self.network.cut(leader, *other);
+        }
+        self.muted.insert(index, (leader, deaf));
+        self.schedule.after(ms, Event::FaultEnds(index));
     }
 
     fn power_cut(&mut self, ids: &[BrokerId], kept: u64, ms: u64, index: FaultIndex) {
