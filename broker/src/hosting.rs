@@ -327,3 +327,6 @@ impl PartitionLog for StoredLog {
         self.log.close()
     }
 }
+
+#[cfg(test)]
+mod tests;
