@@ -519,3 +519,6 @@ impl Handler<CloseAll> for Router {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,72 @@
+use baton_controller::state::Command;
+use baton_protocol::ids::{ClusterId, DirectoryId, MetadataIndex, ProcessId, TopicId};
+use baton_protocol::metadata::{Flush, TopicConfig};
+use uuid::Uuid;
+
+use super::*;
+
+const TOPIC: TopicId = TopicId(Uuid::from_u128(9));
+
+/// Two brokers and a partition on both.
+fn cluster() -> ClusterState {
+    let mut state = ClusterState::default();
+    let cluster_id = ClusterId(Uuid::from_u128(1));
+    let register = |id: u32| Command::RegisterBroker {
+        id: BrokerId(id),
+        directory: DirectoryId(Uuid::from_u128(u128::from(id))),
+        client_address: String::new(),
+        peer_address: String::new(),
+        log_lost: false,
+        shown_life: None,
+        process: ProcessId::default(),
+        unclean_restart: false,
+    };
+    let config = TopicConfig {
+        replicas: 2,
+        sync_followers: 0,
+        flush: Flush::Ack,
+        unclean_election: false,
+    };
+    let topic = Command::CreateTopic {
+        id: TOPIC,
+        name: "t".into(),
+        config,
+        assignments: vec![vec![BrokerId(1), BrokerId(2)]],
+    };
+    let more = Command::SetSyncFollowers {
+        id: TOPIC,
+        sync_followers: 1,
+    };
+    let formed = Command::FormCluster { cluster_id };
+    let commands = [formed, register(1), register(2), topic, more];
+    for (index, command) in (1..).zip(&commands) {
+        state.apply(MetadataIndex(index), command);
+    }
+    state
+}
+
+fn view(state: &ClusterState) -> PartitionView {
+    let topic = &state.topics[&TOPIC];
+    view_of(state, topic, &topic.partitions[0])
+}
+
+#[test]
+fn a_view_tells_who_is_held_for_dead_and_who_for_suspect() {
+    let mut state = cluster();
+    let second = BrokerId(2);
+    let known = view(&state).replicas[&second];
+    assert!(!known.fenced && !known.suspect);
+    let broker = state.brokers.get_mut(&second).expect("registered");
+    broker.fenced = true;
+    assert!(view(&state).replicas[&second].fenced);
+    let topic = state.topics.get_mut(&TOPIC).expect("made");
+    topic.partitions[0].suspects.insert(second);
+    assert!(view(&state).replicas[&second].suspect);
+}
+
+#[test]
+fn a_view_tells_the_number_for_commits_from_that_for_elections() {
+    let view = view(&cluster());
+    assert_eq!(view.sync_followers_commit, 1);
+    assert_eq!(view.sync_followers_elect, 0);
+}
