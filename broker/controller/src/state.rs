@@ -118,6 +118,15 @@ impl ClusterState {
         }
     }
 
+    /// Applies what was committed since. What it knows already is skipped: it may come twice.
+    pub fn catch_up(&mut self, commands: &[(MetadataIndex, Command)]) {
+        for (index, command) in commands {
+            if *index > self.index {
+                self.apply(*index, command);
+            }
+        }
+    }
+
     fn form(&mut self, cluster_id: ClusterId) -> Outcome {
         if self.cluster_id != ClusterId::default() {
             return Outcome::Stale;

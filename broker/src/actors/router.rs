@@ -403,11 +403,7 @@ impl Handler<MetadataCommands> for Router {
         let Some(state) = &mut self.state else {
             return;
         };
-        for (index, command) in commands {
-            if index > state.index {
-                state.apply(index, &command);
-            }
-        }
+        state.catch_up(&commands);
         self.follow(ctx);
     }
 }

@@ -156,3 +156,6 @@ fn read_error(error: &ReadError) -> WireError {
     };
     WireError::new(code, error.to_string())
 }
+
+#[cfg(test)]
+mod tests;

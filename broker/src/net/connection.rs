@@ -78,6 +78,12 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
+    /// What follows the header.
+    #[cfg(test)]
+    pub fn payload(&self) -> &Bytes {
+        &self.payload
+    }
+
     /// Encodes a message with its payload.
     pub fn encode<T: Serialize>(message: &T, payload: Bytes) -> Result<Self, FrameError> {
         let mut head = BytesMut::with_capacity(256);

@@ -59,6 +59,14 @@ fn what_goes_in_comes_out_and_is_there_after_a_restart() {
         "the voters stay where they are: {said}"
     );
     let cluster = Cluster::start(dir.path(), port);
+    let listed = cluster.run(&["topic", "list", "--json"]);
+    let topics: serde_json::Value = serde_json::from_slice(&listed.stdout).expect("JSON");
+    for topic in topics.as_object().expect("topics").values() {
+        for partition in topic["partitions"].as_array().expect("partitions") {
+            assert_eq!(partition["suspects"], serde_json::json!([]), "{partition}");
+            assert_eq!(partition["offset_floor"], 0, "nothing was given up");
+        }
+    }
     let consumed = cluster.run(&[
         "consume",
         "one",

@@ -172,11 +172,7 @@ impl World {
             }
             FromController::Commands(commands) => {
                 if let Some(state) = &mut process.state {
-                    for (index, command) in commands {
-                        if index > state.index {
-                            state.apply(index, &command);
-                        }
-                    }
+                    state.catch_up(&commands);
                     self.follow(id);
                 }
             }

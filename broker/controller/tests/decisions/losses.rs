@@ -1,12 +1,14 @@
 //! Elections that may lose entries, suspects, offset limits, planned handovers, k changed live.
 
-use baton_controller::command::{Handover, OffsetGrant, SetChangeResult};
+use baton_controller::command::{Command, Handover, OffsetGrant, SetChangeResult};
 use baton_controller::core::{Input, SessionId};
 use baton_controller::session::{FromController, ToController};
 use baton_controller::state::OFFSET_QUANTUM;
 use baton_protocol::admin::{AdminRequest, AdminResponse, ElectionStatus};
 use baton_protocol::error::{ErrorCode, WireError};
-use baton_protocol::ids::{BrokerId, BrokerLife, LeaderEpoch, Offset, PartitionIndex, TopicId};
+use baton_protocol::ids::{
+    BrokerId, BrokerLife, LeaderEpoch, MetadataIndex, Offset, PartitionIndex, TopicId,
+};
 
 use crate::stage::{PARTITION, Stage, apply, change};
 
@@ -427,4 +429,22 @@ fn more_synchronous_followers_than_the_set_has_are_refused() {
     );
     assert_eq!(error.expect_err("refused").code, ErrorCode::InvalidState);
     assert_eq!(stage.partition().sync_followers_commit, 1);
+}
+
+#[test]
+fn a_command_that_comes_twice_is_applied_once() {
+    let mut stage = Stage::new(1);
+    let mut state = stage.log.clone();
+    let epoch = stage.partition().epoch;
+    let begin = Command::BeginElections(vec![(PARTITION, epoch)]);
+    let next = MetadataIndex(state.index.0 + 1);
+    let ids = Command::AllocateProducerIds { count: 10 };
+    let commands = [(next, begin), (MetadataIndex(next.0 + 1), ids)];
+    state.catch_up(&commands);
+    let once = state.clone();
+    state.catch_up(&commands);
+    assert_eq!(state, once);
+    assert_eq!(state.next_producer_id, stage.log.next_producer_id + 10);
+    stage.log = state;
+    assert_eq!(stage.partition().epoch, epoch.next());
 }

@@ -1,4 +1,4 @@
-use baton_controller::state::Command;
+use baton_controller::command::Command;
 use baton_protocol::ids::{ClusterId, DirectoryId, MetadataIndex, ProcessId, TopicId};
 use baton_protocol::metadata::{Flush, TopicConfig};
 use uuid::Uuid;
