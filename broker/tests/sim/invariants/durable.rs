@@ -160,7 +160,9 @@ fn check_commit(world: &World, id: BrokerId, partition: TopicPartition, to: Offs
 /// When members leave, so many of those that stay hold everything that is committed, and may vote. A
 /// loss that the leader cannot know of yet is not held against it.
 fn check_shrunk(world: &World, partition: TopicPartition, record: &PartitionRecord) {
-    let Some(last) = committed(world, &partition) else {
+    // The topic may be gone again: one event can commit what several proposed.
+    let state = &world.controller.committed;
+    let (Some(_), Some(last)) = (state.partition(&partition), committed(world, &partition)) else {
         return;
     };
     let counts = |id: &&BrokerId| {
