@@ -10,6 +10,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use crate::report::Row;
+use crate::roofline::{Load, pipeline};
 
 /// One in this many acknowledgements is timed; timing each would measure the timing.
 const TIMED_ONE_IN: u64 = 64;
@@ -24,7 +25,12 @@ pub struct Run {
     pub duration: Duration,
     /// Bytes of a batch.
     pub batch_bytes: usize,
+    /// Whether the bare pipeline is measured after it.
+    pub with_roofline: bool,
 }
+
+/// Batches that the client has unacknowledged in a partition.
+const IN_FLIGHT: usize = 5;
 
 async fn fresh_topic(client: &Client, partitions: u32) -> anyhow::Result<String> {
     let name = format!("bench-{}", uuid::Uuid::new_v4());
@@ -69,12 +75,13 @@ pub async fn throughput(client: &Client, run: &Run) -> anyhow::Result<Row> {
     drop(timed);
     let latency = timing.await??;
     client.delete_topic(&topic).await?;
-    Ok(vec![
+    let rate = sent as f64 * run.size as f64 / 1e6 / seconds;
+    let mut row = vec![
         ("bytes", json!(run.size)),
         ("partitions", json!(run.partitions)),
         ("records", json!(sent)),
         ("records/s", json!((sent as f64 / seconds).round() as u64)),
-        ("MB/s", json!(sent as f64 * run.size as f64 / 1e6 / seconds)),
+        ("MB/s", json!(rate)),
         (
             "ack p50 ms",
             json!(latency.value_at_quantile(0.5) as f64 / 1e3),
@@ -83,7 +90,19 @@ pub async fn throughput(client: &Client, run: &Run) -> anyhow::Result<Row> {
             "ack p99 ms",
             json!(latency.value_at_quantile(0.99) as f64 / 1e3),
         ),
-    ])
+    ];
+    if run.with_roofline {
+        let load = Load {
+            batch_bytes: run.batch_bytes,
+            in_flight: IN_FLIGHT * run.partitions as usize,
+            flush: true,
+            duration: run.duration,
+        };
+        let limit = tokio::task::spawn_blocking(move || pipeline(&load)).await??;
+        row.push(("roofline MB/s", json!(limit)));
+        row.push(("of it", json!(format!("{:.2}", rate / limit))));
+    }
+    Ok(row)
 }
 
 async fn time(mut acks: mpsc::UnboundedReceiver<(Ack, Instant)>) -> anyhow::Result<Histogram<u64>> {

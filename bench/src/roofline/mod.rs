@@ -1,0 +1,191 @@
+//! The honest limit of the machine at this moment: a bare pipeline with the processes, the bytes, the
+//! batches and the flushes of a partition with three replicas, and nothing of a broker. A producer
+//! sends over TCP to one process, which receives straight into a mapped, preallocated file, passes
+//! the bytes on over TCP to two others that do the same, and acknowledges what it and one of them
+//! have flushed.
+
+mod node;
+mod ring;
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use serde_json::json;
+
+pub use self::node::{NodeArgs, run as run_node};
+use crate::report::Row;
+
+/// What the pipeline carries.
+#[derive(Clone, Copy, Debug)]
+pub struct Load {
+    /// Bytes of a batch.
+    pub batch_bytes: usize,
+    /// Batches that may be unacknowledged.
+    pub in_flight: usize,
+    /// Whether an acknowledgement waits for the disk.
+    pub flush: bool,
+    /// For how long.
+    pub duration: Duration,
+}
+
+/// A process of the pipeline; ends when dropped.
+struct Process {
+    child: Child,
+    address: String,
+}
+
+impl Process {
+    fn start(dir: &Path, name: &str, followers: &[&Process], flush: bool) -> anyhow::Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command
+            .arg("roofline-node")
+            .arg("--file")
+            .arg(dir.join(name));
+        if !followers.is_empty() {
+            let addresses: Vec<&str> = followers.iter().map(|f| f.address.as_str()).collect();
+            command.arg("--followers").arg(addresses.join(","));
+        }
+        if !flush {
+            command.arg("--no-flush");
+        }
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let stdout = child.stdout.take().context("its output is not readable")?;
+        let mut process = Process {
+            child,
+            address: String::new(),
+        };
+        let mut port = String::new();
+        BufReader::new(stdout).read_line(&mut port)?;
+        if port.trim().is_empty() {
+            bail!("a process of the pipeline did not start");
+        }
+        process.address = format!("127.0.0.1:{}", port.trim());
+        Ok(process)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Megabytes a second through the pipeline.
+///
+/// # Errors
+/// If a process does not start, or there is no room for its file (512 MiB each).
+pub fn pipeline(load: &Load) -> anyhow::Result<f64> {
+    let dir = tempfile::tempdir()?;
+    let second = Process::start(dir.path(), "second", &[], load.flush)?;
+    let third = Process::start(dir.path(), "third", &[], load.flush)?;
+    let first = Process::start(dir.path(), "first", &[&second, &third], load.flush)?;
+    let mut to = TcpStream::connect(&first.address)?;
+    to.set_nodelay(true)?;
+    let mut answers = to.try_clone()?;
+    let (tell, told) = mpsc::channel();
+    let listening = std::thread::spawn(move || -> std::io::Result<()> {
+        let mut word = [0; 8];
+        while answers.read_exact(&mut word).is_ok() {
+            if tell.send(u64::from_le_bytes(word)).is_err() {
+                break;
+            }
+        }
+        Ok(())
+    });
+    let batch = vec![b'x'; load.batch_bytes];
+    let window = (load.batch_bytes * load.in_flight) as u64;
+    let (mut sent, mut acknowledged) = (0u64, 0u64);
+    let begun = Instant::now();
+    while begun.elapsed() < load.duration {
+        if sent + batch.len() as u64 - acknowledged > window {
+            acknowledged = told.recv().context("the pipeline broke")?;
+        } else {
+            to.write_all(&batch)?;
+            sent += batch.len() as u64;
+        }
+        acknowledged = told.try_iter().last().unwrap_or(acknowledged);
+    }
+    while acknowledged < sent {
+        acknowledged = told.recv().context("the pipeline broke")?;
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    to.shutdown(Shutdown::Write)?;
+    drop((first, second, third));
+    listening.join().expect("it does not panic")?;
+    Ok(sent as f64 / 1e6 / seconds)
+}
+
+/// Megabytes a second over one TCP connection of this machine with itself.
+fn loopback(batch_bytes: usize, duration: Duration) -> anyhow::Result<f64> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    let sink = std::thread::spawn(move || -> std::io::Result<u64> {
+        let (mut from, _) = listener.accept()?;
+        let mut room = vec![0; 1 << 20];
+        let mut received = 0;
+        loop {
+            match from.read(&mut room)? {
+                0 => return Ok(received),
+                bytes => received += bytes as u64,
+            }
+        }
+    });
+    let mut to = TcpStream::connect(address)?;
+    let batch = vec![b'x'; batch_bytes];
+    let begun = Instant::now();
+    while begun.elapsed() < duration {
+        to.write_all(&batch)?;
+    }
+    drop(to);
+    let received = sink.join().expect("it does not panic")?;
+    Ok(received as f64 / 1e6 / begun.elapsed().as_secs_f64())
+}
+
+/// Megabytes a second onto the disk, in one file, with an `fdatasync` after each MiB.
+fn disk(duration: Duration) -> anyhow::Result<f64> {
+    let dir = tempfile::tempdir()?;
+    let file = File::create(dir.path().join("disk"))?;
+    rustix::fs::fallocate(
+        &file,
+        rustix::fs::FallocateFlags::empty(),
+        0,
+        ring::RING_BYTES,
+    )?;
+    let bytes = vec![b'x'; 1 << 20];
+    let mut written = 0u64;
+    let begun = Instant::now();
+    while begun.elapsed() < duration {
+        file.write_all_at(&bytes, written % ring::RING_BYTES)?;
+        file.sync_data()?;
+        written += bytes.len() as u64;
+    }
+    Ok(written as f64 / 1e6 / begun.elapsed().as_secs_f64())
+}
+
+/// The pipeline next to what it is made of.
+///
+/// # Errors
+/// As [`pipeline`] has.
+pub fn measure(load: &Load) -> anyhow::Result<Row> {
+    let brief = load.duration.min(Duration::from_secs(2));
+    Ok(vec![
+        ("batch bytes", json!(load.batch_bytes)),
+        ("in flight", json!(load.in_flight)),
+        ("flush", json!(if load.flush { "ack" } else { "none" })),
+        ("pipeline MB/s", json!(pipeline(load)?)),
+        ("loopback MB/s", json!(loopback(load.batch_bytes, brief)?)),
+        ("disk MB/s", json!(disk(brief)?)),
+    ])
+}
