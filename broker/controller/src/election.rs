@@ -192,8 +192,9 @@ fn is_suspect(partition: &PartitionRecord, answer: &FenceAnswer) -> bool {
 }
 
 /// The best log among these: the greatest (last epoch, end). Of equal ones that of a member free of
-/// suspicion comes first, then the preferred leader's. A member that is fenced at the moment answers, so it lives, but it would be deposed
-/// at once: if only such have the best log, the election waits until one is taken for alive again.
+/// suspicion comes first, then the preferred leader's. A member that is fenced at the moment answers,
+/// so it lives, but it would be deposed at once: if only such have the best log, the election waits
+/// until one is taken for alive again.
 fn best(
     state: &ClusterState,
     partition: &PartitionRecord,
