@@ -278,6 +278,10 @@ fn settings(config: &RaftConfig) -> Result<Arc<Config>, StartError> {
         max_in_snapshot_log_to_keep: SNAPSHOT_EVERY / 5,
         // A node that was cut off must not depose a working leader when it comes back.
         enable_pre_vote: Some(true),
+        // A process that led when it ended would go on leading, in the same term and with nobody asked.
+        // If its disk was put back to an older state meanwhile, it would write other commands where
+        // the others hold committed ones.
+        enable_leader_restore: Some(false),
         ..Config::default()
     };
     let settings = settings

@@ -211,3 +211,55 @@ fn a_voter_that_lost_its_disk_gets_its_vote_back() {
         dispose(node);
     }
 }
+
+fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("made");
+    for entry in std::fs::read_dir(from).expect("readable") {
+        let entry = entry.expect("readable");
+        let target = to.join(entry.file_name());
+        match entry.file_type().expect("a type").is_dir() {
+            true => copy_dir(&entry.path(), &target),
+            false => drop(std::fs::copy(entry.path(), target).expect("copied")),
+        }
+    }
+}
+
+#[test]
+fn a_leader_whose_disk_was_put_back_overwrites_nothing() {
+    let runtime = tokio::runtime::Runtime::new().expect("runtime");
+    let dir = tempfile::tempdir().expect("dir");
+    let addresses: Vec<String> = (0..3).map(|_| free_address()).collect();
+    let start_all = || (0..3).map(|i| start(dir.path(), i, &addresses)).collect();
+    let end_all = |nodes: Vec<RaftNode>| {
+        for node in nodes {
+            runtime.block_on(node.shutdown());
+            drop(node);
+        }
+    };
+    let nodes: Vec<RaftNode> = start_all();
+    let led = runtime.block_on(async {
+        form_of(&addresses).await;
+        let led = leader(&nodes).await;
+        assert_eq!(allocate(&nodes[led]).await, 0);
+        led
+    });
+    end_all(nodes);
+    let (present, copy) = (dir.path().join(led.to_string()), dir.path().join("copy"));
+    copy_dir(&present, &copy);
+    let nodes: Vec<RaftNode> = start_all();
+    runtime.block_on(async {
+        for expected in 1..=5 {
+            let leader = &nodes[leader(&nodes).await];
+            assert_eq!(allocate(leader).await, expected * 10);
+        }
+    });
+    end_all(nodes);
+    std::fs::remove_dir_all(&present).expect("removed");
+    std::fs::rename(&copy, &present).expect("put back");
+    let nodes: Vec<RaftNode> = start_all();
+    runtime.block_on(async {
+        let leader = &nodes[leader(&nodes).await];
+        assert_eq!(allocate(leader).await, 60, "what was committed is there");
+    });
+    end_all(nodes);
+}
