@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -34,7 +34,9 @@ pub fn free_ports() -> u16 {
         let mut wanted = [0u16, 100, 200, 300]
             .into_iter()
             .flat_map(|shift| (0..5).map(move |i| port + shift + i));
-        if wanted.all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
+        // Not by binding: a child that another test starts at this moment would hold the port until
+        // it runs its own program.
+        if wanted.all(|port| TcpStream::connect(("127.0.0.1", port)).is_err()) {
             return port;
         }
     }
