@@ -22,6 +22,9 @@ use serde_json::json;
 pub use self::node::{NodeArgs, run as run_node};
 use crate::report::Row;
 
+/// Without an acknowledgement for so long, a process of the pipeline is held for dead.
+const STANDSTILL: Duration = Duration::from_secs(10);
+
 /// What the pipeline carries.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
@@ -95,14 +98,13 @@ pub fn pipeline(load: &Load) -> anyhow::Result<f64> {
     to.set_nodelay(true)?;
     let mut answers = to.try_clone()?;
     let (tell, told) = mpsc::channel();
-    let listening = std::thread::spawn(move || -> std::io::Result<()> {
+    let listening = std::thread::spawn(move || {
         let mut word = [0; 8];
         while answers.read_exact(&mut word).is_ok() {
             if tell.send(u64::from_le_bytes(word)).is_err() {
                 break;
             }
         }
-        Ok(())
     });
     let batch = vec![b'x'; load.batch_bytes];
     let window = (load.batch_bytes * load.in_flight) as u64;
@@ -110,7 +112,9 @@ pub fn pipeline(load: &Load) -> anyhow::Result<f64> {
     let begun = Instant::now();
     while begun.elapsed() < load.duration {
         if sent + batch.len() as u64 - acknowledged > window {
-            acknowledged = told.recv().context("the pipeline broke")?;
+            acknowledged = told
+                .recv_timeout(STANDSTILL)
+                .context("the pipeline broke")?;
         } else {
             to.write_all(&batch)?;
             sent += batch.len() as u64;
@@ -118,12 +122,14 @@ pub fn pipeline(load: &Load) -> anyhow::Result<f64> {
         acknowledged = told.try_iter().last().unwrap_or(acknowledged);
     }
     while acknowledged < sent {
-        acknowledged = told.recv().context("the pipeline broke")?;
+        acknowledged = told
+            .recv_timeout(STANDSTILL)
+            .context("the pipeline broke")?;
     }
     let seconds = begun.elapsed().as_secs_f64();
     to.shutdown(Shutdown::Write)?;
     drop((first, second, third));
-    listening.join().expect("it does not panic")?;
+    listening.join().expect("it does not panic");
     Ok(sent as f64 / 1e6 / seconds)
 }
 
