@@ -206,7 +206,7 @@ impl Log {
         crc.update(&bytes[16..]);
         let crc = crc.finalize().to_be_bytes();
         let end = base.plus(u64::from(header.last_offset_delta()) + 1);
-        self.append(&[&crc, &head, &bytes[16..]], base, end, epoch)
+        self.append([&crc, &head, &bytes[16..]], base, end, epoch)
     }
 
     /// Stores an entry as it is. The room must have been reserved; the entry must have been
@@ -218,7 +218,7 @@ impl Log {
         let batch = entry.get(ENTRY_OVERHEAD_BYTES..).unwrap_or_default();
         let header = self.header_of(batch)?;
         let (base, end) = (header.base_offset(), header.next_offset());
-        self.append(&[entry], base, end, header.leader_epoch())
+        self.append([entry, &[], &[]], base, end, header.leader_epoch())
     }
 
     fn header_of(&self, batch: &[u8]) -> Result<BatchHeader, StorageError> {
@@ -230,7 +230,7 @@ impl Log {
 
     fn append(
         &mut self,
-        parts: &[&[u8]],
+        parts: [&[u8]; 3],
         base: Offset,
         end: Offset,
         epoch: LeaderEpoch,
@@ -251,7 +251,7 @@ impl Log {
             unreachable!("a reservation leaves a segment");
         };
         let segment = part.segment.clone();
-        segment.append(parts, base, end, self.config.index_interval_bytes);
+        segment.append(parts, base, end, self.config.index_interval_bytes)?;
         if epoch > last {
             self.epochs.push((epoch, self.end));
         }

@@ -1,14 +1,15 @@
 //! One segment file: a header, then entries, mapped into memory.
 //!
-//! The mapping is made once, at the segment's greatest size; the file behind it grows by
-//! `fallocate` before any mapped byte is written, so that a full disk is an error and never a
-//! SIGBUS. Bytes once written are not overwritten while the mapping lives: that is what makes the
-//! slices that readers hold sound. The one exception is the header's sealing slot, which no slice
-//! ever covers and which is written through the file, not the mapping.
+//! The mapping is made once, at the segment's greatest size, and is for reading only; the file behind
+//! it grows by `fallocate` ahead of the entries. Bytes are written with `pwrite`, and seen through the
+//! mapping at once, since both are the same page cache. Bytes once written are not overwritten while
+//! the mapping lives: that is what makes the slices that readers hold sound. The one exception is the
+//! header's sealing slot, which no slice ever covers.
 
 #![allow(unsafe_code)]
 
 use std::fs::{File, OpenOptions};
+use std::io::IoSlice;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -135,7 +136,7 @@ impl Segment {
     ) -> Result<Segment, StorageError> {
         let map = MmapOptions::new()
             .len(capacity.max(SEGMENT_HEADER_BYTES))
-            .map_raw(&file)
+            .map_raw_read_only(&file)
             .context(&path, "map (see vm.max_map_count)")?;
         Ok(Segment {
             path,
@@ -228,30 +229,56 @@ impl Segment {
 
     /// Appends an entry given in parts and publishes it to readers. The room must have been
     /// reserved, and there must be one writer.
-    pub(crate) fn append(&self, parts: &[&[u8]], base: Offset, end: Offset, index_bytes: usize) {
+    ///
+    /// # Errors
+    /// If the system refuses; the segment is then as long as it was, and what may have been written
+    /// behind that is no part of it.
+    pub(crate) fn append(
+        &self,
+        parts: [&[u8]; 3],
+        base: Offset,
+        end: Offset,
+        index_bytes: usize,
+    ) -> Result<(), StorageError> {
         let start = self.len();
         let size: usize = parts.iter().map(|part| part.len()).sum();
         assert!(
             start + size <= self.allocated.load(Ordering::Acquire),
             "room is reserved before bytes are written"
         );
-        let mut at = start;
-        for part in parts {
-            // SAFETY: the range lies within the mapping and within the allocated file (asserted
-            // above), and above `len`: no reader holds a slice of it, since slices are made below
-            // `len` only. There is one writer: `Log` appends through `&mut self`.
-            unsafe {
-                let target = self.map.as_mut_ptr().add(at);
-                std::ptr::copy_nonoverlapping(part.as_ptr(), target, part.len());
-            }
-            at += part.len();
-        }
+        // Through the file, not the mapping: a mapped page is zeroed before it is written, and
+        // write-protected again on every processor by each flush.
+        self.write_all(parts, start)?;
         let index = self.index.load();
         if index.wants(start, index_bytes) {
             self.index.store(Arc::new(index.with(base, start)));
         }
         self.end.store(end.0, Ordering::Release);
-        self.len.store(at, Ordering::Release);
+        self.len.store(start + size, Ordering::Release);
+        Ok(())
+    }
+
+    fn write_all(&self, parts: [&[u8]; 3], at: usize) -> Result<(), StorageError> {
+        let mut slices = parts.map(IoSlice::new);
+        let mut left = &mut slices[..];
+        IoSlice::advance_slices(&mut left, 0);
+        let mut at = at as u64;
+        while !left.is_empty() {
+            match rustix::io::pwritev(&self.file, left, at) {
+                Ok(0) => return Err(self.append_error(std::io::ErrorKind::WriteZero.into())),
+                Ok(written) => {
+                    at += written as u64;
+                    IoSlice::advance_slices(&mut left, written);
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(self.append_error(errno.into())),
+            }
+        }
+        Ok(())
+    }
+
+    fn append_error(&self, error: std::io::Error) -> StorageError {
+        StorageError::io(&self.path, "append to", error)
     }
 
     /// The bytes from `from` to `to`, which must be written ones.
@@ -261,7 +288,8 @@ impl Segment {
             "only written bytes are read"
         );
         // SAFETY: the range lies below `len`, so it is within the mapping and the file, its bytes
-        // were published with release ordering, and they are never written again.
+        // were written before `len` was published with release ordering, and they are never written
+        // again.
         unsafe { std::slice::from_raw_parts(self.map.as_ptr().add(from), to - from) }
     }
 
