@@ -11,7 +11,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use anyhow::Context;
 use clap::Args;
 
-use super::ring::Ring;
+use super::growing::Growing;
 
 /// Most bytes that are read, or passed on, at once.
 const CHUNK_BYTES: u64 = 1 << 20;
@@ -48,7 +48,7 @@ impl Progress {
 }
 
 struct Node {
-    ring: Ring,
+    log: Growing,
     progress: Mutex<Progress>,
     changed: Condvar,
 }
@@ -81,20 +81,20 @@ impl Node {
         }
     }
 
-    /// From the socket straight into the mapped file.
+    /// From the socket into the file. Through a buffer that stays in the processor's cache: a read
+    /// straight into the mapping has the kernel fill each page with zeros first.
     fn receive(&self, mut from: TcpStream, flush: bool) -> std::io::Result<()> {
+        let mut buffer = vec![0; CHUNK_BYTES as usize];
         let mut received = 0;
         loop {
-            // SAFETY: only this thread writes, and others read below `received` only. A sender limits
-            // what is under way to far less than the ring holds.
-            let room = unsafe { self.ring.room(received, CHUNK_BYTES) };
-            let bytes = match from.read(room) {
+            let bytes = match from.read(&mut buffer) {
                 Ok(0) => return Ok(()),
-                Ok(bytes) => bytes as u64,
+                Ok(bytes) => &buffer[..bytes],
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             };
-            received += bytes;
+            self.log.write(received, bytes)?;
+            received += bytes.len() as u64;
             self.update(|progress| {
                 progress.received = received;
                 if !flush {
@@ -107,7 +107,7 @@ impl Node {
     fn flush(&self) -> std::io::Result<()> {
         let mut durable = 0;
         while let Some(to) = self.wait_past(durable, |progress| progress.received) {
-            self.ring.sync()?;
+            self.log.sync()?;
             durable = to;
             self.update(|progress| progress.durable = to);
         }
@@ -119,8 +119,8 @@ impl Node {
         while let Some(received) = self.wait_past(sent, |progress| progress.received) {
             while sent < received {
                 let bytes = CHUNK_BYTES.min(received - sent);
-                // SAFETY: below `received`, and not yet acknowledged by this follower.
-                let slice = unsafe { self.ring.written(sent, bytes) };
+                // SAFETY: below `received`.
+                let slice = unsafe { self.log.written(sent, bytes) };
                 to.write_all(slice)?;
                 sent += slice.len() as u64;
             }
@@ -155,7 +155,7 @@ pub fn run(args: &NodeArgs) -> anyhow::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     println!("{}", listener.local_addr()?.port());
     let node = Node {
-        ring: Ring::create(&args.file)?,
+        log: Growing::create(&args.file)?,
         progress: Mutex::default(),
         changed: Condvar::new(),
     };
