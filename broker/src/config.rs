@@ -241,6 +241,7 @@ impl Log {
         baton_storage::LogConfig {
             segment_bytes_max: self.segment_bytes_max,
             index_interval_bytes: self.index_interval_bytes,
+            ..baton_storage::LogConfig::default()
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The sparse index of a segment: where to begin looking for an offset.
 //!
-//! A hint, kept in memory and rebuilt at every open from the scan that checks the entries. It
+//! A hint: read from the segment's index file, or rebuilt from the scan that checks the entries. It
 //! never proves the log.
 
 use baton_protocol::ids::Offset;
@@ -41,6 +41,21 @@ impl SparseIndex {
         *self = self.with(base, position);
     }
 
+    /// An index of these entries, which rise.
+    pub fn of(entries: &[(Offset, usize)]) -> SparseIndex {
+        let blocks = entries.chunks(BLOCK);
+        SparseIndex {
+            blocks: blocks
+                .map(|block| std::sync::Arc::new(block.to_vec()))
+                .collect(),
+        }
+    }
+
+    /// Its entries, rising.
+    pub fn entries(&self) -> impl Iterator<Item = (Offset, usize)> + '_ {
+        self.blocks.iter().flat_map(|block| block.iter().copied())
+    }
+
     /// Position of an indexed entry that starts at or before `offset`; none if all start after it.
     pub fn floor(&self, offset: Offset) -> Option<usize> {
         let block = self
@@ -68,5 +83,10 @@ mod tests {
         assert_eq!(index.floor(Offset(5)), Some(0));
         assert_eq!(index.floor(Offset(5_000)), Some(499 * 4096));
         assert_eq!(index.floor(Offset(99_999)), Some(999 * 4096));
+        let entries: Vec<_> = index.entries().collect();
+        assert_eq!(entries.len(), 1_000);
+        let again = SparseIndex::of(&entries).with(Offset(10_005), 1_000 * 4096);
+        assert!(again.entries().take(1_000).eq(entries));
+        assert_eq!(again.floor(Offset(10_005)), Some(1_000 * 4096));
     }
 }

@@ -12,10 +12,12 @@ use crate::error::{IoContext, ReadError, StorageError};
 use crate::files::{make_dirs, sync_dir};
 use crate::flush::{Trusted, Unflushed};
 use crate::header::{LogIdentity, SEGMENT_HEADER_BYTES};
+use crate::hints::Hints;
 use crate::mark::{Extent, Mark};
 use crate::producers::{self, Point};
 use crate::reader::{Chunk, LogReader, Part, Published};
-use crate::recovery::{self, Recovery};
+use crate::recheck;
+use crate::recovery::{self, Check, Recovery};
 use crate::segment::Segment;
 
 /// What can be tuned.
@@ -25,6 +27,10 @@ pub struct LogConfig {
     pub segment_bytes_max: usize,
     /// One entry in about this many bytes is indexed.
     pub index_interval_bytes: usize,
+    /// About so many bytes have to be checked at the start after an end that was not a clean one.
+    pub hint_interval_bytes: usize,
+    /// How much an opening checks.
+    pub check: Check,
 }
 
 impl Default for LogConfig {
@@ -32,6 +38,8 @@ impl Default for LogConfig {
         LogConfig {
             segment_bytes_max: 128 << 20,
             index_interval_bytes: 4096,
+            hint_interval_bytes: 16 << 20,
+            check: Check::Tail,
         }
     }
 }
@@ -41,10 +49,10 @@ impl Default for LogConfig {
 pub struct Log {
     pub(crate) dir: PathBuf,
     identity: LogIdentity,
-    config: LogConfig,
+    pub(crate) config: LogConfig,
     pub(crate) parts: Vec<Part>,
-    published: Arc<Published>,
-    epochs: Vec<(LeaderEpoch, Offset)>,
+    pub(crate) published: Arc<Published>,
+    pub(crate) epochs: Vec<(LeaderEpoch, Offset)>,
     start: Offset,
     pub(crate) end: Offset,
     pub(crate) durable_end: Offset,
@@ -54,14 +62,17 @@ pub struct Log {
     /// Raised by each cut, so that a flush prepared before it does not speak of what came after.
     pub(crate) generation: u64,
     pub(crate) trusted: Arc<Trusted>,
+    pub(crate) hints: Hints,
 }
 
 impl Log {
-    /// Opens the log in `dir`, or makes an empty one. What is found is checked, and made durable: a
-    /// process that was killed may have left it in the page cache only.
+    /// Opens the log in `dir`, or makes an empty one. What is found is checked, as far as
+    /// [`LogConfig::check`] says, and made durable: a process that was killed may have left it in the
+    /// page cache only.
     ///
-    /// All that is read is believed; after a flush that failed, [`Log::open_trusting`] has to be used.
-    /// A damaged log is opened for looking only.
+    /// All of it is checked if that was asked for ([`ask_recheck`](crate::ask_recheck)). What is
+    /// sound is believed, wherever it is read from; after a flush that failed,
+    /// [`Log::open_trusting`] has to be used. A damaged log is opened for looking only.
     ///
     /// # Errors
     /// [`StorageError::WrongPartition`], [`StorageError::NewerVersion`] for files that are not this
@@ -74,7 +85,11 @@ impl Log {
     ) -> Result<(Log, Recovery), StorageError> {
         make_dirs(dir)?;
         let mut mark = Mark::open(dir)?;
-        let (recovery, found) = recovery::recover(dir, identity, &config, mark.extent())?;
+        let check = match recheck::is_asked(dir) {
+            true => Check::All,
+            false => config.check,
+        };
+        let (recovery, found) = recovery::recover(dir, identity, &config, mark.extent(), check)?;
         for segment in &found.segments {
             segment.sync()?;
         }
@@ -87,6 +102,7 @@ impl Log {
                 start: found.start,
             })?;
             mark.sync()?;
+            recheck::forget(dir)?;
         }
         let published = Arc::new(Published::default());
         let mut log = Log {
@@ -104,6 +120,7 @@ impl Log {
             unflushed: Unflushed::default(),
             generation: 0,
             trusted: Arc::default(),
+            hints: Hints::new(dir.to_owned(), identity),
         };
         if recovery.damage.is_some() {
             log.trusted.fail();
@@ -281,7 +298,9 @@ impl Log {
         self.generation += 1;
         let kept = self.last_entry_below(to)?;
         let end = kept.map_or(self.start, |(_, _, end)| end);
-        // First the mark: what is cut is not damage.
+        let parts_kept = kept.map_or(0, |(part, _, _)| part + 1);
+        self.hints.cut(&self.parts, parts_kept, end)?;
+        // Then the mark: what is cut is not damage.
         if self.mark.extent().is_none_or(|mark| mark.durable_end > end) {
             self.mark.set(self.extent_to(end))?;
             self.mark.sync()?;
@@ -304,7 +323,6 @@ impl Log {
             })?;
             self.parts[part].cut = Some((at, end));
         }
-        let parts_kept = kept.map_or(0, |(part, _, _)| part + 1);
         while self.parts.len() > parts_kept {
             if let Some(part) = self.parts.pop() {
                 std::fs::remove_file(part.segment.path()).context(part.segment.path(), "remove")?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
-use baton_protocol::batch::{BatchHeader, ENTRY_OVERHEAD_BYTES};
+use baton_protocol::batch::{BatchHeader, ENTRY_OVERHEAD_BYTES, parse_entry, verify_entry};
 use baton_protocol::ids::Offset;
 use bytes::Bytes;
 
@@ -32,6 +32,11 @@ impl Part {
             let len = self.segment.len();
             (len, self.segment.end())
         })
+    }
+
+    /// Whether the segment takes no entries any more, because it was cut.
+    pub fn is_cut(&self) -> bool {
+        self.cut.is_some() || self.segment.header().sealed_len.is_some()
     }
 
     /// Header and position of the entry that holds `offset`, or of the first one after it.
@@ -81,6 +86,8 @@ impl Part {
         Ok(last)
     }
 
+    /// The header of the entry at `at`. An entry that no one has looked at since the start is checked
+    /// as a whole: what was believed then is not passed on before that.
     fn entry_at(&self, at: usize, len: usize) -> Result<BatchHeader, ReadError> {
         let damaged = || ReadError::Damaged {
             segment: self.segment.base(),
@@ -91,6 +98,10 @@ impl Part {
         let header = BatchHeader::parse(batch).map_err(|_| damaged())?;
         if header.batch_bytes() > batch.len() {
             return Err(damaged());
+        }
+        if at < self.segment.unchecked.load(Ordering::Acquire) {
+            let entry = parse_entry(bytes).ok().flatten().ok_or_else(damaged)?;
+            verify_entry(&entry).map_err(|_| damaged())?;
         }
         Ok(header)
     }

@@ -1,12 +1,14 @@
 //! Making a log of what is found in a directory.
 //!
-//! Every entry is checked. The first bad one ends the log: above the durable mark it is a torn tail,
-//! which nobody was promised, and is cut; below it is damage, which is reported and left to
-//! `repair.rs`. A truncation that was interrupted is finished.
+//! Every entry is checked that no index file speaks of, or that lies above the durable mark. The first
+//! bad one ends the log: above the mark it is a torn tail, which nobody was promised, and is cut;
+//! below it is damage, which is reported and left to `repair.rs`. A truncation that was interrupted is
+//! finished.
 
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use baton_protocol::ids::{LeaderEpoch, Offset};
 
@@ -14,10 +16,22 @@ use crate::damage::Damage;
 use crate::error::{IoContext, StorageError};
 use crate::files::sync_dir;
 use crate::header::LogIdentity;
+use crate::index_file;
 use crate::log::LogConfig;
 use crate::mark::Extent;
 use crate::segment::Segment;
 use crate::survey::{Survey, Surveyed, Verdict, survey};
+
+/// How much an opening checks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Check {
+    /// What was written last: what no index file speaks of. Damage further down is found when it is
+    /// read, or by a [`Scrub`](crate::Scrub).
+    #[default]
+    Tail,
+    /// Every entry.
+    All,
+}
 
 /// What an opening found and did.
 #[derive(Clone, Debug, Default)]
@@ -48,10 +62,16 @@ pub(crate) fn recover(
     identity: LogIdentity,
     config: &LogConfig,
     mark: Option<Extent>,
+    check: Check,
 ) -> Result<(Recovery, Found), StorageError> {
-    let survey = survey(dir, Some(identity), config.index_interval_bytes, mark)?;
+    let index_bytes = config.index_interval_bytes;
+    let survey = survey(dir, Some(identity), index_bytes, mark, check)?;
+    let checked = survey
+        .segments
+        .iter()
+        .map(|s| s.scan.checked_bytes() as u64);
     let mut recovery = Recovery {
-        scanned_bytes: survey.segments.iter().map(|s| s.scan.len as u64).sum(),
+        scanned_bytes: checked.sum(),
         ..Recovery::default()
     };
     let sound = survey.files_sound();
@@ -87,7 +107,13 @@ pub(crate) fn recover(
 /// nothing of it may be read as an entry later, when other entries have been written over its
 /// beginning or the segment after it is gone.
 fn clean_up(dir: &Path, survey: &Survey, recovery: &mut Recovery) -> Result<(), StorageError> {
-    remove(dir, &unnamed_segments(dir)?)?;
+    for path in unclaimed(dir)? {
+        std::fs::remove_file(&path).context(&path, "remove")?;
+    }
+    for segment in survey.segments.iter().filter(|s| s.scan.indexed == 0) {
+        // Wrong, or not known to be right.
+        index_file::remove(&segment.path)?;
+    }
     let void = &survey.files[survey.segments.len()..];
     recovery.leftovers = remove(dir, void)? + remove(dir, &survey.strays)?;
     for (i, segment) in survey.segments.iter().enumerate() {
@@ -104,7 +130,10 @@ fn clean_up(dir: &Path, survey: &Survey, recovery: &mut Recovery) -> Result<(), 
 fn open(segment: Surveyed, config: &LogConfig) -> Result<Arc<Segment>, StorageError> {
     let Surveyed { path, header, scan } = segment;
     let capacity = config.segment_bytes_max;
-    Segment::open(path, header, capacity, scan.len, scan.end, scan.index).map(Arc::new)
+    let segment = Segment::open(path, header, capacity, scan.len, scan.end, scan.index)?;
+    segment.unchecked.store(scan.unchecked, Ordering::Release);
+    segment.indexed.store(scan.indexed, Ordering::Release);
+    Ok(Arc::new(segment))
 }
 
 /// Cuts a file at `len`. No mapping of it exists yet.
@@ -117,12 +146,15 @@ fn clear_tail(path: &Path, len: usize) -> Result<(), StorageError> {
     file.sync_all().context(path, "flush")
 }
 
-/// Segment files whose making was cut off before they had a name.
-fn unnamed_segments(dir: &Path) -> Result<Vec<PathBuf>, StorageError> {
+/// Files whose making was cut off before they had a name, segments and indexes, and indexes of
+/// segments that are gone.
+fn unclaimed(dir: &Path) -> Result<Vec<PathBuf>, StorageError> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(dir).context(dir, "list")? {
         let path = entry.context(dir, "list")?.path();
-        if path.to_string_lossy().ends_with(".log.tmp") {
+        let name = path.to_string_lossy();
+        let unnamed = name.ends_with(".log.tmp") || name.ends_with(".index.tmp");
+        if unnamed || name.ends_with(".index") && !path.with_extension("log").exists() {
             files.push(path);
         }
     }
@@ -132,6 +164,7 @@ fn unnamed_segments(dir: &Path) -> Result<Vec<PathBuf>, StorageError> {
 /// Removes files, the last one first, so that an interruption leaves no hole.
 fn remove(dir: &Path, files: &[PathBuf]) -> Result<usize, StorageError> {
     for path in files.iter().rev() {
+        index_file::remove(path)?;
         std::fs::remove_file(path).context(path, "remove")?;
         sync_dir(dir)?;
     }

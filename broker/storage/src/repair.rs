@@ -14,7 +14,7 @@ use crate::header::{LogIdentity, SEGMENT_HEADER_BYTES};
 use crate::log::{Log, LogConfig};
 use crate::mark::{Extent, Mark};
 use crate::quarantine::json_string;
-use crate::recovery::Recovery;
+use crate::recovery::{Check, Recovery};
 use crate::step::Step;
 use crate::survey::{Survey, Verdict, survey};
 use crate::trust::{self, Trust};
@@ -83,7 +83,8 @@ impl Log {
 
 /// The steps that are left to repair the log in `dir`; none for a sound one.
 fn plan(dir: &Path, identity: LogIdentity) -> Result<Vec<Step>, StorageError> {
-    let survey = survey(dir, Some(identity), usize::MAX, Mark::peek(dir)?)?;
+    let mark = Mark::peek(dir)?;
+    let survey = survey(dir, Some(identity), usize::MAX, mark, Check::All)?;
     let Verdict::Damaged { damage, .. } = &survey.verdict else {
         return Ok(Vec::new());
     };
@@ -214,6 +215,9 @@ mod tests {
     const CONFIG: LogConfig = LogConfig {
         segment_bytes_max: 600,
         index_interval_bytes: 200,
+        hint_interval_bytes: 16 << 20,
+        // What is flipped here lies anywhere.
+        check: Check::All,
     };
 
     fn append(log: &mut Log, base: Offset) {
@@ -258,7 +262,8 @@ mod tests {
 
     /// The segments and the bytes of the log in them, the mark, and what is set aside.
     fn state(dir: &Path) -> State {
-        let survey = survey(dir, None, 100, Mark::peek(dir).expect("mark")).expect("surveyed");
+        let mark = Mark::peek(dir).expect("mark");
+        let survey = survey(dir, None, 100, mark, Check::All).expect("surveyed");
         assert!(matches!(survey.verdict, Verdict::Whole));
         let segments = survey.segments.iter().map(|segment| {
             let mut bytes = std::fs::read(&segment.path).expect("read");

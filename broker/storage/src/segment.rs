@@ -49,6 +49,11 @@ pub struct Segment {
     end: AtomicU64,
     /// Its directory entry may not be durable yet.
     pub(crate) fresh: AtomicBool,
+    /// Bytes that its index file speaks of; 0 if there is none.
+    pub(crate) indexed: AtomicUsize,
+    /// Nobody has checked the entries below this position since the process began: they are checked
+    /// when they are read.
+    pub(crate) unchecked: AtomicUsize,
     index: ArcSwap<SparseIndex>,
 }
 
@@ -147,6 +152,8 @@ impl Segment {
             len: AtomicUsize::new(len),
             end: AtomicU64::new(header.base.0),
             fresh: AtomicBool::new(true),
+            indexed: AtomicUsize::new(0),
+            unchecked: AtomicUsize::new(0),
             index: ArcSwap::from_pointee(SparseIndex::default()),
         })
     }
@@ -291,6 +298,11 @@ impl Segment {
         // were written before `len` was published with release ordering, and they are never written
         // again.
         unsafe { std::slice::from_raw_parts(self.map.as_ptr().add(from), to - from) }
+    }
+
+    /// Reads the file, not the mapping: what the disk will not give is an error, and no signal.
+    pub(crate) fn read_at(&self, buffer: &mut [u8], at: usize) -> std::io::Result<()> {
+        self.file.read_exact_at(buffer, at as u64)
     }
 
     /// Makes the file's bytes durable.

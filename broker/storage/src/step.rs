@@ -13,6 +13,7 @@ use crate::damage::DamageNote;
 use crate::error::{IoContext, StorageError};
 use crate::files::{replace_file, sync_dir};
 use crate::header::clear_seal;
+use crate::index_file;
 use crate::mark::{Extent, Mark};
 use crate::producers;
 use crate::quarantine::Aside;
@@ -61,10 +62,12 @@ impl Step {
                 kept.finish().map(|_| ())
             }
             Step::Remove(file) => {
+                index_file::remove(file)?;
                 std::fs::remove_file(file).context(file, "remove")?;
                 sync_dir(dir)
             }
             Step::KeepBeginning { file, len } => {
+                index_file::remove(file)?;
                 let mut bytes = vec![0; *len];
                 let mut old = File::open(file).context(file, "open")?;
                 old.read_exact(&mut bytes).context(file, "read")?;

@@ -10,7 +10,9 @@ use baton_protocol::ids::{LeaderEpoch, Offset};
 use crate::damage::Damage;
 use crate::error::{IoContext, StorageError};
 use crate::header::{LogIdentity, SEGMENT_HEADER_BYTES, SegmentHeader, file_name};
+use crate::index_file::IndexFile;
 use crate::mark::Extent;
+use crate::recovery::Check;
 use crate::scan::{Place, Scan, scan};
 
 /// A partition's directory, surveyed.
@@ -75,7 +77,7 @@ pub(crate) fn segment_files(dir: &Path) -> Result<Vec<PathBuf>, StorageError> {
 }
 
 /// Surveys the log in `dir`. `mark` says where it starts, and how far it was durable at least;
-/// none if no mark can be read.
+/// none if no mark can be read. `check` says how much of what lies below it is looked at.
 ///
 /// # Errors
 /// If a file cannot be read, is of a newer format, or belongs to another partition.
@@ -84,6 +86,7 @@ pub(crate) fn survey(
     identity: Option<LogIdentity>,
     index_bytes: usize,
     mark: Option<Extent>,
+    check: Check,
 ) -> Result<Survey, StorageError> {
     let files: Vec<_> = segment_files(dir)?
         .into_iter()
@@ -102,7 +105,7 @@ pub(crate) fn survey(
         end: start,
         verdict: Verdict::Whole,
     };
-    survey.walk(dir, &files, index_bytes, mark)?;
+    survey.walk(dir, &files, index_bytes, mark, check)?;
     let Survey { files, strays, .. } = &mut survey;
     files.retain(|file| !strays.contains(file));
     if !strays.is_empty() && matches!(survey.verdict, Verdict::Whole) {
@@ -119,6 +122,7 @@ impl Survey {
         files: &[FoundFile],
         index_bytes: usize,
         mark: Option<Extent>,
+        check: Check,
     ) -> Result<(), StorageError> {
         for (i, file) in files.iter().enumerate() {
             let path = &file.path;
@@ -166,7 +170,15 @@ impl Survey {
                 epoch: self.epochs.last().map_or(LeaderEpoch::NONE, |run| run.0),
                 next: taken_over_at(&header, &files[i + 1..]),
             };
-            let scan = scan(path, &header, place, index_bytes)?;
+            // An index may speak of what was written and never durable: above the mark nothing is
+            // believed.
+            let index = match (check, mark) {
+                (Check::Tail, Some(mark)) => {
+                    IndexFile::read(path, &header).filter(|index| index.end <= mark.durable_end)
+                }
+                _ => None,
+            };
+            let scan = scan(path, &header, place, index_bytes, index)?;
             let (bad, len, unreadable) = (scan.bad.clone(), scan.len, scan.unreadable);
             self.epochs.extend_from_slice(&scan.epochs);
             self.end = scan.end;

@@ -21,6 +21,7 @@ use crate::error::{IoContext, StorageError};
 use crate::header::{LogIdentity, SEGMENT_HEADER_BYTES};
 use crate::mark::{Extent, Mark};
 use crate::quarantine::Aside;
+use crate::recovery::Check;
 use crate::repair::Cut;
 use crate::step::Step;
 use crate::survey::{Survey, Surveyed, Verdict, survey};
@@ -62,7 +63,7 @@ pub(crate) fn cut_to_mark(
 
 fn plan(dir: &Path, identity: LogIdentity) -> Result<Vec<Step>, StorageError> {
     let mark = Mark::peek(dir)?;
-    let survey = survey(dir, Some(identity), usize::MAX, mark)?;
+    let survey = survey(dir, Some(identity), usize::MAX, mark, Check::All)?;
     let Some(mark) = mark else {
         return without_mark(dir, identity, &survey);
     };
@@ -220,6 +221,8 @@ mod tests {
     const CONFIG: LogConfig = LogConfig {
         segment_bytes_max: 600,
         index_interval_bytes: 200,
+        hint_interval_bytes: 16 << 20,
+        check: Check::Tail,
     };
 
     /// Twenty entries in several segments, of which the first five are durable.

@@ -9,6 +9,7 @@ use crate::damage::DamageNote;
 use crate::error::{IoContext, StorageError};
 use crate::header::{LogIdentity, SEGMENT_HEADER_BYTES};
 use crate::mark::Mark;
+use crate::recovery::Check;
 use crate::survey::{Verdict, survey};
 
 /// What a check of a log found.
@@ -36,7 +37,7 @@ pub struct Report {
 /// If a file cannot be read, is of a newer format, or belongs to another partition than the first.
 pub fn verify(dir: &Path) -> Result<Report, StorageError> {
     let mark = Mark::peek(dir)?;
-    let survey = survey(dir, None, usize::MAX, mark)?;
+    let survey = survey(dir, None, usize::MAX, mark, Check::All)?;
     let mut problems = Vec::new();
     let void = survey.files.get(survey.segments.len());
     let void = void.or(survey.strays.first());

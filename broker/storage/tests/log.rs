@@ -5,7 +5,9 @@ mod common;
 use baton_protocol::batch::EntryIter;
 use baton_protocol::ids::{Offset, PartitionIndex};
 use baton_storage::{Log, LogIdentity, StorageError, quarantine, verify};
-use common::{CONFIG, IDENTITY, append, append_at, entries, flush, newest, open, read_by_the_book};
+use common::{
+    CONFIG, FULL, IDENTITY, append, append_at, copy, entries, flush, newest, open, read_by_the_book,
+};
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
@@ -17,7 +19,14 @@ enum Act {
     /// Keep this percentage of the entries; cut this far into the gap behind them, in percent.
     Truncate(usize, u64),
     Flush,
-    Reopen,
+    /// Make a job of the hints that are due.
+    HintJob,
+    /// Run the oldest job that was made.
+    RunJob,
+    /// Opened anew, after a proper end or none.
+    Reopen {
+        closed: bool,
+    },
 }
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {
@@ -27,7 +36,9 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         1 => (1u64..200).prop_map(Act::Gap),
         2 => (0usize..100, 0u64..=100).prop_map(|(keep, into)| Act::Truncate(keep, into)),
         2 => Just(Act::Flush),
-        1 => Just(Act::Reopen),
+        2 => Just(Act::HintJob),
+        1 => Just(Act::RunJob),
+        2 => any::<bool>().prop_map(|closed| Act::Reopen { closed }),
     ];
     proptest::collection::vec(act, 1..60)
 }
@@ -41,6 +52,7 @@ proptest! {
         let (mut log, _) = open(dir.path());
         let mut model: Vec<(u32, u64, u64, u64)> = Vec::new();
         let (mut epoch, mut content) = (1, 0);
+        let mut jobs = std::collections::VecDeque::new();
         for act in acts {
             match act {
                 Act::Append(records) => {
@@ -69,7 +81,16 @@ proptest! {
                     flush(&mut log);
                     prop_assert_eq!(log.durable_end(), log.end());
                 }
-                Act::Reopen => {
+                Act::HintJob => jobs.extend(log.hint_job()),
+                Act::RunJob => {
+                    if let Some(job) = jobs.pop_front() {
+                        job.run();
+                    }
+                }
+                Act::Reopen { closed } => {
+                    if closed {
+                        log.close().expect("closed");
+                    }
                     drop(log);
                     let (opened, recovery) = open(dir.path());
                     prop_assert_eq!(recovery.damage, None);
@@ -91,6 +112,16 @@ proptest! {
                     prop_assert_eq!((chunk.base.0, chunk.end.0), (*base, *end));
                 }
                 before = *end;
+            }
+            // Were the process to end here, two starts would find the same, whatever each looks at.
+            for config in [CONFIG, FULL] {
+                let dir = copy(dir.path());
+                let (found, recovery) = Log::open(dir.path(), IDENTITY, config).expect("opens");
+                prop_assert_eq!(recovery.damage, None);
+                prop_assert_eq!(&entries(&found), &model);
+                prop_assert_eq!((found.end(), found.epochs()), (log.end(), log.epochs()));
+                let mut scrub = found.scrub();
+                while scrub.step(500).expect("sound").is_some() {}
             }
             let by_the_book: Vec<_> = model.iter().map(|entry| (entry.0, entry.1, entry.2)).collect();
             prop_assert_eq!(read_by_the_book(dir.path()), by_the_book);

@@ -5,8 +5,8 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use baton_protocol::ids::Offset;
-use baton_storage::{DamageNote, Log, verify};
-use common::{CONFIG, IDENTITY, append, append_at, entries, flush, open};
+use baton_storage::{DamageNote, Log, ask_recheck, verify};
+use common::{CONFIG, FULL, IDENTITY, append, append_at, entries, flush, open};
 
 type Entries = Vec<(u32, u64, u64, u64)>;
 
@@ -116,17 +116,57 @@ fn a_flipped_bit_anywhere_costs_no_more_than_what_follows_it() {
         for at in (0..*len).step_by(9) {
             let mut bytes = whole.clone();
             bytes[at] ^= 1 << (at % 8);
-            let dir = sample.with(path, Some(bytes.clone()));
-            let what = format!("{} byte {at}", path.display());
-            let note = sample.check(dir.path(), &what);
-            if at >= 128 {
-                // An entry was hit; it is kept as it was found.
-                let note = note.expect(&what);
-                let kept = note.set_aside.join(format!("{}.0", path.display()));
-                assert_eq!(std::fs::read(kept).expect(&what), bytes, "{what}");
-                assert!(note.detail.contains(&*path.to_string_lossy()), "{note}");
+            // A start that checks all finds it, or a scrub does after one that does not.
+            for notice in [by_a_full_start, by_a_scrub] {
+                let dir = sample.with(path, Some(bytes.clone()));
+                let what = format!("{} byte {at}", path.display());
+                notice(dir.path(), &sample);
+                let note = sample.check(dir.path(), &what);
+                if at >= 128 {
+                    // An entry was hit; it is kept as it was found.
+                    let note = note.expect(&what);
+                    let kept = note.set_aside.join(format!("{}.0", path.display()));
+                    assert_eq!(std::fs::read(kept).expect(&what), bytes, "{what}");
+                    assert!(note.detail.contains(&*path.to_string_lossy()), "{note}");
+                }
             }
         }
+    }
+}
+
+fn by_a_full_start(dir: &Path, _: &Sample) {
+    drop(Log::open_repaired(dir, IDENTITY, FULL).expect("repaired"));
+}
+
+/// Nothing that is damaged is given out meanwhile.
+fn by_a_scrub(dir: &Path, sample: &Sample) {
+    let (log, _, note) = Log::open_repaired(dir, IDENTITY, CONFIG).expect("opens");
+    if note.is_some() {
+        return;
+    }
+    let mut refused = false;
+    for (_, base, end, content) in &sample.entries {
+        match log.read(Offset(*base), 1) {
+            Ok(chunk) => {
+                let chunk = chunk.expect("there");
+                assert_eq!((chunk.base.0, chunk.end.0), (*base, *end));
+                let tail = &chunk.bytes[chunk.bytes.len() - 9..];
+                assert_eq!(tail[..8], content.to_be_bytes());
+            }
+            Err(_) => refused = true,
+        }
+    }
+    let mut scrub = log.scrub();
+    let found = loop {
+        match scrub.step(300) {
+            Ok(Some(_)) => {}
+            Ok(None) => break None,
+            Err(error) => break Some(error.to_string()),
+        }
+    };
+    assert_eq!(found.is_some(), refused);
+    if let Some(why) = found {
+        ask_recheck(dir, &why).expect("asked");
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use baton_protocol::batch::{BatchBuilder, EntryIter};
 use baton_protocol::ids::{LeaderEpoch, Offset, PartitionIndex, TopicId};
-use baton_storage::{Log, LogConfig, LogIdentity, Recovery, verify};
+use baton_storage::{Check, Log, LogConfig, LogIdentity, Recovery, verify};
 use uuid::Uuid;
 
 pub const IDENTITY: LogIdentity = LogIdentity {
@@ -18,6 +18,14 @@ pub const IDENTITY: LogIdentity = LogIdentity {
 pub const CONFIG: LogConfig = LogConfig {
     segment_bytes_max: 1_000,
     index_interval_bytes: 200,
+    hint_interval_bytes: 150,
+    check: Check::Tail,
+};
+
+/// For a start that looks at every entry.
+pub const FULL: LogConfig = LogConfig {
+    check: Check::All,
+    ..CONFIG
 };
 
 pub fn open(dir: &Path) -> (Log, Recovery) {
@@ -68,6 +76,19 @@ pub fn entries(log: &Log) -> Vec<(u32, u64, u64, u64)> {
         at = chunk.end;
     }
     all
+}
+
+/// The files of a log, in another directory: as a process that ended now would leave them.
+pub fn copy(from: &Path) -> tempfile::TempDir {
+    let to = tempfile::tempdir().expect("dir");
+    for file in std::fs::read_dir(from).expect("listed") {
+        let path = file.expect("file").path();
+        if path.is_file() {
+            std::fs::copy(&path, to.path().join(path.file_name().expect("a name")))
+                .expect("copied");
+        }
+    }
+    to
 }
 
 /// The newest segment file.

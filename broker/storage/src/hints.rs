@@ -1,0 +1,277 @@
+//! Hints that are written beside the log while it runs, so that a start need not read all of it: the
+//! index of each segment, and the owner's account of the producers.
+//!
+//! They speak only of what is durable and marked as such. Writing them is a [`HintJob`], for any
+//! thread that may wait; the log never waits for one, except for a cut: then no job may bring back
+//! what is being cut.
+
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use baton_protocol::ids::{LeaderEpoch, Offset};
+
+use crate::error::StorageError;
+use crate::files::sync_dir;
+use crate::header::{LogIdentity, SEGMENT_HEADER_BYTES};
+use crate::index_file::{self, IndexFile};
+use crate::log::Log;
+use crate::producers::{self, Point};
+use crate::reader::Part;
+use crate::segment::Segment;
+
+/// What a log knows of its hints.
+#[derive(Debug)]
+pub(crate) struct Hints {
+    shared: Arc<Shared>,
+    /// So many of the segments, from the first on, need no index any more: a job has been made.
+    parts_done: usize,
+    /// Bytes of the segment after these that a job has been made for.
+    bytes_done: usize,
+    /// An account of the producers that waits until what it speaks of is durable.
+    account: Option<(Point, Vec<u8>)>,
+    /// How far the log was when an account was last given: segment and bytes of it.
+    account_at: (Offset, usize),
+}
+
+/// What a log shares with its jobs. It goes with the log, so that no job outlives it.
+#[derive(Debug)]
+struct Shared {
+    dir: PathBuf,
+    identity: LogIdentity,
+    /// Held while a job runs: how often the log has been cut, none once it is closed.
+    turn: Mutex<Option<u64>>,
+}
+
+impl Shared {
+    fn turn(&self) -> MutexGuard<'_, Option<u64>> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Hints {
+    pub fn new(dir: PathBuf, identity: LogIdentity) -> Hints {
+        let shared = Shared {
+            dir,
+            identity,
+            turn: Mutex::new(Some(0)),
+        };
+        Hints {
+            shared: Arc::new(shared),
+            parts_done: 0,
+            bytes_done: 0,
+            account: None,
+            account_at: (Offset::ZERO, 0),
+        }
+    }
+
+    /// The log is about to be cut at `end`: indexes of what goes are removed, durably, and jobs that
+    /// have not run yet come to nothing.
+    pub fn cut(
+        &mut self,
+        parts: &[Part],
+        parts_kept: usize,
+        end: Offset,
+    ) -> Result<(), StorageError> {
+        let mut turn = self.shared.turn();
+        *turn = turn.map(|cuts| cuts + 1);
+        let mut removed = false;
+        for part in parts.iter().filter(|part| part.extent().1 > end) {
+            part.segment.indexed.store(0, Ordering::Release);
+            removed |= index_file::remove(part.segment.path())?;
+        }
+        drop(turn);
+        if removed {
+            sync_dir(&self.shared.dir)?;
+        }
+        self.parts_done = self.parts_done.min(parts_kept.saturating_sub(1));
+        self.bytes_done = 0;
+        self.account = None;
+        // What was kept may have to go.
+        self.account_at = (Offset::ZERO, 0);
+        Ok(())
+    }
+}
+
+/// Hints to be written, on any thread.
+#[derive(Debug)]
+pub struct HintJob {
+    shared: Weak<Shared>,
+    /// How often the log had been cut when the job was made.
+    cuts: u64,
+    indexes: Vec<IndexOf>,
+    account: Option<(Point, Vec<u8>)>,
+}
+
+/// An index to be written.
+#[derive(Debug)]
+struct IndexOf {
+    segment: Arc<Segment>,
+    len: usize,
+    end: Offset,
+    epochs: Vec<(LeaderEpoch, Offset)>,
+}
+
+impl HintJob {
+    /// Writes them, unless the log has been cut or closed since. Without them a start has more to
+    /// read, so a failure is said and no more.
+    pub fn run(self) {
+        let Some(shared) = self.shared.upgrade() else {
+            return;
+        };
+        let turn = shared.turn();
+        if *turn == Some(self.cuts) {
+            self.write(&shared);
+        }
+    }
+
+    fn write(&self, shared: &Shared) {
+        let dir = shared.dir.display();
+        for index in &self.indexes {
+            if let Err(error) = index.write(shared.identity) {
+                tracing::warn!(%dir, %error, "the index of a segment cannot be written; the next start reads the segment instead");
+            }
+        }
+        if let Some((at, account)) = &self.account
+            && let Err(error) = producers::save(&shared.dir, *at, account)
+        {
+            tracing::warn!(%dir, %error, "the producers' state cannot be kept; the next start reads more of the log instead");
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.indexes.is_empty() && self.account.is_none()
+    }
+}
+
+impl IndexOf {
+    fn write(&self, identity: LogIdentity) -> Result<(), StorageError> {
+        if self.segment.indexed.load(Ordering::Acquire) >= self.len {
+            return Ok(());
+        }
+        let index = self.segment.index();
+        let entries: Vec<_> = index
+            .entries()
+            .take_while(|entry| entry.1 < self.len)
+            .collect();
+        let Some((_, last)) = entries.last().copied() else {
+            return Ok(());
+        };
+        let file = IndexFile {
+            len: self.len,
+            end: self.end,
+            epochs: self.epochs.clone(),
+            check: crc32fast::hash(self.segment.bytes(last, self.len)),
+            entries,
+        };
+        file.write(self.segment.path(), identity, self.segment.base())?;
+        self.segment.indexed.store(self.len, Ordering::Release);
+        Ok(())
+    }
+}
+
+impl Log {
+    /// What has to be written so that the next start has little to read, if it is time for that. To
+    /// be asked after [`Log::flushed`].
+    pub fn hint_job(&mut self) -> Option<HintJob> {
+        self.hints_since(self.config.hint_interval_bytes)
+    }
+
+    /// The log ends: all hints that are missing are written.
+    pub(crate) fn finish_hints(&mut self) {
+        // Once more what a job has not done.
+        self.hints.parts_done = 0;
+        self.hints.bytes_done = 0;
+        if let Some(job) = self.hints_since(1) {
+            job.run();
+        }
+        *self.hints.shared.turn() = None;
+    }
+
+    fn hints_since(&mut self, bytes: usize) -> Option<HintJob> {
+        let cuts = (*self.hints.shared.turn())?;
+        if self.trusted.failed() {
+            return None;
+        }
+        let durable_end = self.durable_end;
+        let job = HintJob {
+            shared: Arc::downgrade(&self.hints.shared),
+            cuts,
+            indexes: self.indexes_since(bytes),
+            account: self.hints.account.take_if(|(at, _)| at.end <= durable_end),
+        };
+        (!job.is_empty()).then_some(job)
+    }
+
+    fn indexes_since(&mut self, bytes: usize) -> Vec<IndexOf> {
+        let mut indexes = Vec::new();
+        while let Some(part) = self.parts.get(self.hints.parts_done) {
+            let (len, end) = part.extent();
+            let has = part.segment.indexed.load(Ordering::Acquire);
+            let is_last = self.hints.parts_done + 1 == self.parts.len();
+            if !is_last || part.is_cut() {
+                // Nothing will be added to it.
+                if end > self.durable_end {
+                    break;
+                }
+                if len > SEGMENT_HEADER_BYTES && has != len {
+                    indexes.push(self.index_of(part, len, end));
+                }
+                self.hints.parts_done += 1;
+                self.hints.bytes_done = 0;
+                continue;
+            }
+            let has = has.max(self.hints.bytes_done).max(SEGMENT_HEADER_BYTES);
+            if len - has < bytes {
+                break;
+            }
+            // Durable is what ends at or below the durable end, if it can be read.
+            if let Ok(Some((len, end))) = part.last_entry_below(self.durable_end)
+                && len >= has + bytes
+            {
+                indexes.push(self.index_of(part, len, end));
+                self.hints.bytes_done = len;
+            }
+            break;
+        }
+        indexes
+    }
+
+    fn index_of(&self, part: &Part, len: usize, end: Offset) -> IndexOf {
+        let base = part.segment.base();
+        let here = |run: &&(LeaderEpoch, Offset)| (base..end).contains(&run.1);
+        IndexOf {
+            segment: part.segment.clone(),
+            len,
+            end,
+            epochs: self.epochs.iter().filter(here).copied().collect(),
+        }
+    }
+
+    /// Whether so much has been appended since the owner last gave an account of the producers that
+    /// it should give another. `account_bytes` is about what that would take: a large one is due less
+    /// often.
+    pub fn account_is_due(&self, account_bytes: usize) -> bool {
+        let (base, len) = self.hints.account_at;
+        let later = self.parts.iter().rev();
+        let later = later.take_while(|part| part.segment.base() >= base);
+        let bytes: usize = later
+            .map(|part| match part.segment.base() == base {
+                true => part.extent().0.saturating_sub(len),
+                false => part.extent().0,
+            })
+            .sum();
+        let interval = self.config.hint_interval_bytes.max(4 * account_bytes);
+        self.hints.account.is_none() && bytes >= interval
+    }
+
+    /// Takes the owner's account of the producers, as of the log's present end. It is kept by a
+    /// [`HintJob`] when what it speaks of is durable, unless the log is cut before that.
+    pub fn give_account(&mut self, account: Vec<u8>) {
+        let at = Point::at(self.end, &self.epochs);
+        self.hints.account = Some((at, account));
+        if let Some(last) = self.parts.last() {
+            self.hints.account_at = (last.segment.base(), last.extent().0);
+        }
+    }
+}
