@@ -13,6 +13,7 @@ mod tests;
 use std::path::{Path, PathBuf};
 
 use baton_protocol::ids::BrokerId;
+use baton_storage::Check;
 use serde::{Deserialize, Serialize};
 
 pub use load::{ConfigError, Loaded, Origin, Override, Setting};
@@ -223,6 +224,22 @@ pub struct Log {
     pub index_interval_bytes: usize,
     /// How often the logs of topics that flush at intervals are made durable, in milliseconds.
     pub flush_interval_ms: u64,
+    /// How much of each log is checked before it is served.
+    pub check_at_start: CheckAtStart,
+    /// How much of what was not checked then is checked in a second; 0 means none.
+    #[serde(with = "bytes")]
+    pub scrub_bytes_per_second: usize,
+}
+
+/// How much of each log a start checks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckAtStart {
+    /// What no index speaks of.
+    #[default]
+    Tail,
+    /// Every entry.
+    All,
 }
 
 impl Default for Log {
@@ -231,6 +248,8 @@ impl Default for Log {
             segment_bytes_max: 128 << 20,
             index_interval_bytes: 4096,
             flush_interval_ms: 1_000,
+            check_at_start: CheckAtStart::Tail,
+            scrub_bytes_per_second: 16 << 20,
         }
     }
 }
@@ -241,6 +260,10 @@ impl Log {
         baton_storage::LogConfig {
             segment_bytes_max: self.segment_bytes_max,
             index_interval_bytes: self.index_interval_bytes,
+            check: match self.check_at_start {
+                CheckAtStart::Tail => Check::Tail,
+                CheckAtStart::All => Check::All,
+            },
             ..baton_storage::LogConfig::default()
         }
     }

@@ -45,6 +45,9 @@ pub trait PartitionLog: Send {
     fn flushed(&mut self, done: baton_storage::FlushDone) -> Result<Offset, StorageError>;
     /// Keeps the producers' state, so that a start need not read the whole log for it.
     fn save_producers(&mut self, producers: &ProducerTable) -> Result<(), StorageError>;
+    /// Shows the producers' state as of `end`, just before a flush is prepared: so that now and then
+    /// it is kept while the log is written.
+    fn note_producers(&mut self, _end: Offset, _producers: &ProducerTable) {}
     /// The metadata knows that the log was damaged: that need not be said again at the next start.
     fn damage_is_known(&mut self) -> Result<(), StorageError>;
     /// Ends the log in good order.
@@ -424,7 +427,11 @@ impl Driver {
                 self.log.truncate(to, epoch)?;
                 out.push(Output::Truncated { to, epoch });
             }
-            Effect::Flush => out.push(Output::Flush(self.log.prepare_flush()?)),
+            Effect::Flush => {
+                let shape = self.replica.log();
+                self.log.note_producers(shape.end, &shape.producers);
+                out.push(Output::Flush(self.log.prepare_flush()?));
+            }
             Effect::Push {
                 to,
                 append,

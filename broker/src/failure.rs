@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use baton_protocol::ids::TopicPartition;
 
-use crate::data_dir;
+use crate::{data_dir, hosting};
 
 /// Ends the broker.
 #[derive(Clone, Debug)]
@@ -26,6 +26,19 @@ impl Failure {
     pub fn disk_failed(&self, partition: TopicPartition) -> ! {
         data_dir::note_failure(&self.data_dir);
         tracing::error!(%partition, "this broker ends: its disk failed, and what it holds has to be checked against the other replicas");
+        std::process::exit(1);
+    }
+
+    /// What had been made durable is damaged: bytes that were sound once are not, or cannot be read.
+    /// That says nothing of the rest of the disk. The next process checks this one log entry by
+    /// entry, cuts it before the damage and has what is missing copied from another replica, as it
+    /// does with damage that a start finds.
+    pub fn log_damaged(&self, partition: TopicPartition, what: &str) -> ! {
+        let dir = hosting::directory(&self.data_dir, partition);
+        if let Err(error) = baton_storage::ask_recheck(&dir, what) {
+            tracing::error!(%partition, %error, "that this log has to be checked could not be noted; start the broker with log.check_at_start = \"all\"");
+        }
+        tracing::error!(%partition, dir = %dir.display(), what, "this broker ends: a log is damaged; the next start checks all of that log, and repairs it");
         std::process::exit(1);
     }
 

@@ -12,9 +12,10 @@ use baton_replication::producers::{ProducerTable, RememberedBatch};
 use baton_replication::rules::Rules;
 use baton_replication::{LogShape, Replica};
 use baton_storage::{
-    Chunk, DamageNote, Log, LogIdentity, LogReader, StorageError, Trust, make_dirs,
+    Chunk, DamageNote, Log, LogIdentity, LogReader, StorageError, Trust, ask_recheck, make_dirs,
 };
 
+use crate::caretaker::Caretaker;
 use crate::config::Config;
 use crate::driver::{Driver, FlushWork, PartitionLog, shape_of};
 
@@ -49,6 +50,15 @@ pub enum HostingError {
 }
 
 impl HostingError {
+    /// Whether what is stored is damaged.
+    fn is_damage(&self) -> bool {
+        match self {
+            HostingError::Storage(error) => matches!(error, StorageError::Corrupt { .. }),
+            HostingError::Unreadable { .. } => true,
+            HostingError::Panicked(_) | HostingError::Io { .. } => false,
+        }
+    }
+
     /// Whether the disk is full, and nothing else wrong.
     pub fn is_full(&self) -> bool {
         match self {
@@ -103,16 +113,37 @@ pub fn open(
     expected: bool,
     trust: Trust,
     config: &Config,
+    caretaker: &Caretaker,
 ) -> Result<OpenedReplica, HostingError> {
     let dir = directory(data_dir, partition);
+    match open_in(&dir, partition, expected, trust, config, caretaker) {
+        Err(error) if error.is_damage() => {
+            // Found in what the opening had believed.
+            tracing::error!(%partition, %error, "this log is damaged; all of it is checked now");
+            ask_recheck(&dir, &error.to_string())?;
+            open_in(&dir, partition, expected, trust, config, caretaker)
+        }
+        opened => opened,
+    }
+}
+
+fn open_in(
+    dir: &Path,
+    partition: TopicPartition,
+    expected: bool,
+    trust: Trust,
+    config: &Config,
+    caretaker: &Caretaker,
+) -> Result<OpenedReplica, HostingError> {
     let identity = LogIdentity {
         topic: partition.topic,
         partition: partition.partition,
     };
     if expected {
-        note_if_missing(&dir)?;
+        note_if_missing(dir)?;
     }
-    let (log, recovery, damage) = Log::open_trusting(&dir, identity, config.log.storage(), trust)?;
+    let (mut log, recovery, damage) =
+        Log::open_trusting(dir, identity, config.log.storage(), trust)?;
     if let Some(kept) = &recovery.not_trusted {
         tracing::warn!(%partition, kept = %kept.display(), "what was written after the last flush that succeeded is put aside; what is missing is copied from another replica");
     }
@@ -122,7 +153,7 @@ pub fn open(
     if recovery.torn_bytes > 0 {
         tracing::info!(%partition, bytes = recovery.torn_bytes, "a torn tail was cut");
     }
-    let producers = rebuild_producers(&dir, &log)?;
+    let producers = rebuild_producers(dir, &log)?;
     let shape = LogShape {
         start: log.start(),
         end: log.end(),
@@ -133,7 +164,16 @@ pub fn open(
         lossy: damage.is_some(),
     };
     let reader = log.reader();
-    let log = StoredLog { log };
+    // An index that was missing or wrong is written at once, and not at the next start only.
+    if let Some(job) = log.hint_job() {
+        caretaker.write(job);
+    }
+    caretaker.check(partition, log.scrub());
+    let log = StoredLog {
+        log,
+        caretaker: caretaker.clone(),
+        account_bytes: 0,
+    };
     Ok(OpenedReplica {
         reader,
         damage,
@@ -265,6 +305,9 @@ pub fn put_unknown_aside(
 /// A log on disk, as the driver wants it.
 struct StoredLog {
     log: Log,
+    caretaker: Caretaker,
+    /// What the producers' state took when it was last encoded.
+    account_bytes: usize,
 }
 
 impl PartitionLog for StoredLog {
@@ -306,7 +349,24 @@ impl PartitionLog for StoredLog {
 
     fn flushed(&mut self, done: baton_storage::FlushDone) -> Result<Offset, StorageError> {
         self.log.flushed(done)?;
+        if let Some(job) = self.log.hint_job() {
+            self.caretaker.write(job);
+        }
         Ok(self.log.durable_end())
+    }
+
+    fn note_producers(&mut self, end: Offset, producers: &ProducerTable) {
+        // The core may be ahead of the log, by effects that are still to be carried out.
+        if end != self.log.end() || !self.log.account_is_due(self.account_bytes) {
+            return;
+        }
+        match rmp_serde::to_vec_named(producers) {
+            Ok(bytes) => {
+                self.account_bytes = bytes.len();
+                self.log.give_account(bytes);
+            }
+            Err(error) => tracing::error!(%error, "the producers' state cannot be encoded"),
+        }
     }
 
     fn save_producers(&mut self, producers: &ProducerTable) -> Result<(), StorageError> {

@@ -5,6 +5,7 @@
 //! fans out -> the replication crate moves the watermark and releases -> `actors::answer`.
 
 pub mod actors;
+pub mod caretaker;
 pub mod cli;
 pub mod clock;
 pub mod config;

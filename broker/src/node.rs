@@ -22,6 +22,7 @@ use crate::actors::peer_link::PeerLinks;
 use crate::actors::router::Router;
 use crate::actors::routes::Routes;
 use crate::actors::session::Session;
+use crate::caretaker::Caretaker;
 use crate::clock::Clock;
 use crate::config::{Config, Voter};
 use crate::data_dir::DataDir;
@@ -84,10 +85,14 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let workers = start_workers(&shared);
     let disk = DiskProgress::default();
     disk_probe::start(directory.path(), disk.clone());
+    let failure = Failure::new(directory.path());
+    let scrub_rate = shared.config.log.scrub_bytes_per_second;
     let around = Surroundings {
         links: PeerLinks::default(),
         control,
-        failure: Failure::new(directory.path()),
+        caretaker: Caretaker::start(scrub_rate, failure.clone())
+            .context("the thread that looks after the logs cannot start")?,
+        failure,
         controller_heard: shared.controller_heard.subscribe(),
         flusher: SyncArbiter::start(FLUSH_THREADS, || Flusher),
         clock,

@@ -42,6 +42,11 @@ pub struct FromPeer {
     pub payload: Bytes,
 }
 
+/// A reader has come upon damage in the log; what it is.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct LogDamaged(pub String);
+
 /// The metadata shows the partition so.
 #[derive(Message)]
 #[rtype(result = "()")]

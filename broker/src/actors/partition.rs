@@ -9,16 +9,18 @@ use baton_protocol::ids::{Offset, Tick, TopicPartition};
 use baton_protocol::peer::PeerMessage;
 use baton_replication::Input;
 use baton_replication::event::{Acknowledged, Breach, Refusal, RequestId};
+use baton_storage::StorageError;
 use tokio::sync::watch;
 
 use crate::actors::answer::Answer;
 use crate::actors::control_link::{ControlLink, Report};
 use crate::actors::flusher::Flusher;
 use crate::actors::messages::{
-    AskStatus, ClosePartition, Fence, Flushed, FromPeer, HandOver, LinkChanged, Produce, RunFlush,
-    SetChangeRefused, TimePassed, ViewChanged,
+    AskStatus, ClosePartition, Fence, Flushed, FromPeer, HandOver, LinkChanged, LogDamaged,
+    Produce, RunFlush, SetChangeRefused, TimePassed, ViewChanged,
 };
 use crate::actors::peer_link::PeerLinks;
+use crate::caretaker::Caretaker;
 use crate::clock::Clock;
 use crate::driver::{BrokenReason, Driver, Output, ProduceError};
 use crate::failure::Failure;
@@ -44,6 +46,8 @@ pub struct Surroundings {
     pub failure: Failure,
     /// When the last heartbeat was sent that a controller has answered.
     pub controller_heard: watch::Receiver<Option<Tick>>,
+    /// The thread that looks after the logs.
+    pub caretaker: Caretaker,
     /// The threads that flush.
     pub flusher: Addr<Flusher>,
     /// The time.
@@ -174,6 +178,11 @@ impl Partition {
         let full = matches!(reason, BrokenReason::Storage(error) if error.is_full());
         match reason {
             BrokenReason::Storage(_) if full => self.around.failure.no_room(partition),
+            BrokenReason::Storage(error @ StorageError::Corrupt { .. }) => {
+                self.around
+                    .failure
+                    .log_damaged(partition, &error.to_string());
+            }
             BrokenReason::Storage(_) | BrokenReason::Breach(Breach::FlushFailed) => {
                 self.around.failure.disk_failed(partition);
             }
@@ -347,6 +356,14 @@ impl Handler<Flushed> for Partition {
         let now = self.around.clock.now();
         self.driver.flushed(now, result, &mut self.outputs);
         self.dispatch(ctx);
+    }
+}
+
+impl Handler<LogDamaged> for Partition {
+    type Result = ();
+
+    fn handle(&mut self, LogDamaged(what): LogDamaged, _: &mut Self::Context) {
+        self.around.failure.log_damaged(self.id, &what);
     }
 }
 

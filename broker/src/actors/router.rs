@@ -200,10 +200,12 @@ impl Router {
                 } else {
                     Trust::PageCache
                 };
+                let caretaker = self.around.caretaker.clone();
                 let address = ctx.address();
                 actix::spawn(async move {
-                    let open =
-                        move || hosting::open(&data_dir, partition, expected, trust, &config);
+                    let open = move || {
+                        hosting::open(&data_dir, partition, expected, trust, &config, &caretaker)
+                    };
                     let result = match tokio::task::spawn_blocking(open).await {
                         Ok(result) => result,
                         Err(error) => Err(hosting::HostingError::Panicked(error.to_string())),

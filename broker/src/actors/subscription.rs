@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
 
 use crate::actors::answer::Answer;
+use crate::actors::messages::LogDamaged;
 use crate::actors::routes::Hosted;
 use crate::actors::session::push;
 use crate::net::connection::Outgoing;
@@ -74,7 +75,13 @@ impl Subscription {
             credit: credit.clone(),
             out,
         };
-        let task = actix::spawn(pusher.run()).abort_handle();
+        let owner = hosted.actor;
+        let run = async move {
+            if let Some(damage) = pusher.run().await {
+                owner.do_send(LogDamaged(damage.to_string()));
+            }
+        };
+        let task = actix::spawn(run).abort_handle();
         let subscription = Subscription { credit, task };
         subscription.give(wanted.credit_bytes);
         Some(subscription)
@@ -103,19 +110,21 @@ struct Pusher {
 }
 
 impl Pusher {
-    async fn run(mut self) {
-        let error = loop {
+    /// Pushes until the subscription ends; gives the damage back that it came upon, if that was why.
+    async fn run(mut self) -> Option<ReadError> {
+        let end = loop {
             let position = self.position;
             let high_watermark = match self.watermark.wait_for(|to| *to > position).await {
                 Ok(to) => *to,
                 Err(_) => {
-                    break WireError::new(ErrorCode::NotLeader, "the replica left this broker");
+                    let text = "the replica left this broker";
+                    break End::Left(WireError::new(ErrorCode::NotLeader, text));
                 }
             };
             // At least one byte of credit is needed; a chunk may then overdraw it by its own size,
             // which is taken before the next one.
             let Ok(permit) = self.credit.acquire().await else {
-                return;
+                return None;
             };
             drop(permit);
             match self
@@ -131,22 +140,33 @@ impl Pusher {
                     };
                     push(&self.out, &message, chunk.bytes);
                     let Ok(permit) = self.credit.acquire_many(bytes).await else {
-                        return;
+                        return None;
                     };
                     permit.forget();
                 }
                 // The watermark runs ahead of what is readable only for the blink in which an
                 // append is published.
                 Ok(None) => tokio::task::yield_now().await,
-                Err(error) => break read_error(&error),
+                Err(error) => break End::Unread(error),
             }
+        };
+        let (error, read) = match end {
+            End::Left(error) => (error, None),
+            End::Unread(error) => (read_error(&error), Some(error)),
         };
         let message = ServerMessage::SubscriptionEnded {
             subscription: self.subscription,
             error,
         };
         push(&self.out, &message, bytes::Bytes::new());
+        read.filter(|error| matches!(error, ReadError::Damaged { .. }))
     }
+}
+
+/// Why a subscription ends by itself.
+enum End {
+    Left(WireError),
+    Unread(ReadError),
 }
 
 fn read_error(error: &ReadError) -> WireError {

@@ -54,6 +54,8 @@ pub(super) const KEYS: &[(&str, Rule)] = &[
     ("log.segment_bytes_max", Bytes(64 * KIB, GIB)),
     ("log.index_interval_bytes", Bytes(512, MIB)),
     ("log.flush_interval_ms", Number(10, 600_000, " ms")),
+    ("log.check_at_start", OneOf(&["tail", "all"])),
+    ("log.scrub_bytes_per_second", Bytes(0, 16 * GIB)),
     ("replication.window_bytes", Bytes(64 * KIB, GIB)),
     ("replication.append_bytes_max", Bytes(4 * KIB, 16 * MIB)),
     ("replication.append_wait_ms", Number(0, 60_000, " ms")),

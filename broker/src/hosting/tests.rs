@@ -4,6 +4,7 @@ use baton_replication::producers::{ProducerStamp, Verdict};
 use uuid::Uuid;
 
 use super::*;
+use crate::failure::Failure;
 
 const PARTITION: TopicPartition = TopicPartition {
     topic: TopicId(Uuid::from_u128(9)),
@@ -14,7 +15,16 @@ const EPOCH: LeaderEpoch = LeaderEpoch(1);
 
 fn open_in(dir: &Path, expected: bool) -> OpenedReplica {
     let config = Config::default();
-    open(dir, PARTITION, expected, Trust::PageCache, &config).expect("opens")
+    let caretaker = Caretaker::start(0, Failure::new(dir)).expect("a thread");
+    open(
+        dir,
+        PARTITION,
+        expected,
+        Trust::PageCache,
+        &config,
+        &caretaker,
+    )
+    .expect("opens")
 }
 
 fn batch_of(sequence: u32) -> Vec<u8> {
@@ -97,4 +107,99 @@ fn a_log_that_is_expected_and_not_there_is_lossy_and_a_new_one_is_not() {
     opened.log.damage_is_known().expect("noted");
     drop(opened);
     assert!(!open_in(other.path(), true).shape.lossy);
+}
+
+fn flush(opened: &mut OpenedReplica) {
+    let done = opened.log.prepare_flush().expect("prepared")().expect("flushed");
+    opened.log.flushed(done).expect("noted");
+}
+
+fn is_there_soon(path: &Path) -> bool {
+    (0..1_000).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        path.exists()
+    })
+}
+
+#[test]
+fn a_log_that_is_written_has_its_producers_kept_now_and_then() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut opened = open_in(dir.path(), false);
+    append(&mut opened, 0..3);
+    let none = ProducerTable::default();
+    // Told from what the log says by what is not in the log.
+    let mut table = ProducerTable::default();
+    let mut absent = RememberedBatch {
+        stamp: ProducerStamp {
+            id: ProducerId(8),
+            epoch: 0,
+            sequence: 0,
+            records: 1,
+        },
+        base: Offset(2),
+        end: Offset(3),
+        leader_epoch: EPOCH,
+    };
+    table.rebuild(absent.clone());
+    opened.log.note_producers(Offset(3), &table);
+    flush(&mut opened);
+    let kept = directory(dir.path(), PARTITION).join("producers");
+    assert!(!kept.exists(), "so little is read again");
+    let mut builder = BatchBuilder::with_capacity(64);
+    builder.push(1, None, Some(&vec![7; 17 << 20]), &[]);
+    let large = builder.build(None);
+    opened.log.reserve(large.len() + 4).expect("there is room");
+    let stored = opened.log.append_batch(&large, Offset(3), EPOCH);
+    stored.expect("stored");
+    absent.stamp.sequence = 1;
+    table.rebuild(absent.clone());
+    opened.log.note_producers(Offset(9), &none);
+    opened.log.note_producers(Offset(4), &table);
+    append(&mut opened, 4..5);
+    opened.log.note_producers(Offset(5), &none);
+    flush(&mut opened);
+    assert!(is_there_soon(&kept));
+    drop(opened);
+    let opened = open_in(dir.path(), true);
+    let judged = opened
+        .shape
+        .producers
+        .judge(&absent.stamp, LeaderEpoch::NONE);
+    assert!(matches!(judged, Verdict::Duplicate(_)), "{judged:?}");
+    assert_eq!(verdict(&opened, 4), Verdict::Duplicate(remembered(4)));
+}
+
+fn remembered(sequence: u32) -> RememberedBatch {
+    RememberedBatch {
+        stamp: ProducerStamp {
+            id: ProducerId(7),
+            epoch: 0,
+            sequence,
+            records: 1,
+        },
+        base: Offset(u64::from(sequence)),
+        end: Offset(u64::from(sequence) + 1),
+        leader_epoch: EPOCH,
+    }
+}
+
+#[test]
+fn damage_that_shows_while_a_log_is_opened_is_repaired_at_once() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut opened = open_in(dir.path(), false);
+    append(&mut opened, 0..300);
+    opened.log.close().expect("closed");
+    drop(opened);
+    let log = directory(dir.path(), PARTITION);
+    let segment = log.join(format!("{:020}.log", 0));
+    let mut bytes = std::fs::read(&segment).expect("read");
+    bytes[900] ^= 1;
+    std::fs::write(&segment, bytes).expect("damaged");
+    // There is no account of the producers, so the log is read for it.
+    assert!(!log.join("producers").exists());
+    let opened = open_in(dir.path(), true);
+    let damage = opened.damage.as_ref().expect("noticed");
+    assert!(opened.shape.lossy && opened.shape.end == damage.sound_end);
+    assert!(damage.sound_end < Offset(20) && damage.durable_end == Offset(300));
+    assert!(!log.join("recheck").exists());
 }

@@ -24,6 +24,8 @@ use crate::segment::Segment;
 #[derive(Debug)]
 pub(crate) struct Hints {
     shared: Arc<Shared>,
+    /// How often the log has been cut; none once it is closed.
+    cuts: Option<u64>,
     /// So many of the segments, from the first on, need no index any more: a job has been made.
     parts_done: usize,
     /// Bytes of the segment after these that a job has been made for.
@@ -39,25 +41,54 @@ pub(crate) struct Hints {
 struct Shared {
     dir: PathBuf,
     identity: LogIdentity,
-    /// Held while a job runs: how often the log has been cut, none once it is closed.
-    turn: Mutex<Option<u64>>,
+    /// Held while a job runs.
+    turn: Mutex<Turn>,
+}
+
+#[derive(Debug)]
+struct Turn {
+    /// As the log has it: a job that was made before a cut is void.
+    cuts: Option<u64>,
+    /// The end that the account is of which was kept last.
+    account_end: Offset,
 }
 
 impl Shared {
-    fn turn(&self) -> MutexGuard<'_, Option<u64>> {
+    fn turn(&self) -> MutexGuard<'_, Turn> {
         self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+impl Turn {
+    /// Keeps an account, unless a newer one is kept already.
+    fn save(&mut self, shared: &Shared, at: Point, account: &[u8]) -> Result<(), StorageError> {
+        if at.end < self.account_end {
+            return Ok(());
+        }
+        producers::save(&shared.dir, at, account)?;
+        self.account_end = at.end;
+        Ok(())
+    }
+}
+
 impl Hints {
+    /// Keeps an account of the producers now.
+    pub fn save(&self, at: Point, account: &[u8]) -> Result<(), StorageError> {
+        self.shared.turn().save(&self.shared, at, account)
+    }
+
     pub fn new(dir: PathBuf, identity: LogIdentity) -> Hints {
         let shared = Shared {
             dir,
             identity,
-            turn: Mutex::new(Some(0)),
+            turn: Mutex::new(Turn {
+                cuts: Some(0),
+                account_end: Offset::ZERO,
+            }),
         };
         Hints {
             shared: Arc::new(shared),
+            cuts: Some(0),
             parts_done: 0,
             bytes_done: 0,
             account: None,
@@ -74,7 +105,9 @@ impl Hints {
         end: Offset,
     ) -> Result<(), StorageError> {
         let mut turn = self.shared.turn();
-        *turn = turn.map(|cuts| cuts + 1);
+        self.cuts = self.cuts.map(|cuts| cuts + 1);
+        turn.cuts = self.cuts;
+        turn.account_end = Offset::ZERO;
         let mut removed = false;
         for part in parts.iter().filter(|part| part.extent().1 > end) {
             part.segment.indexed.store(0, Ordering::Release);
@@ -119,13 +152,13 @@ impl HintJob {
         let Some(shared) = self.shared.upgrade() else {
             return;
         };
-        let turn = shared.turn();
-        if *turn == Some(self.cuts) {
-            self.write(&shared);
+        let mut turn = shared.turn();
+        if turn.cuts == Some(self.cuts) {
+            self.write(&shared, &mut turn);
         }
     }
 
-    fn write(&self, shared: &Shared) {
+    fn write(&self, shared: &Shared, turn: &mut Turn) {
         let dir = shared.dir.display();
         for index in &self.indexes {
             if let Err(error) = index.write(shared.identity) {
@@ -133,7 +166,7 @@ impl HintJob {
             }
         }
         if let Some((at, account)) = &self.account
-            && let Err(error) = producers::save(&shared.dir, *at, account)
+            && let Err(error) = turn.save(shared, *at, account)
         {
             tracing::warn!(%dir, %error, "the producers' state cannot be kept; the next start reads more of the log instead");
         }
@@ -185,11 +218,12 @@ impl Log {
         if let Some(job) = self.hints_since(1) {
             job.run();
         }
-        *self.hints.shared.turn() = None;
+        self.hints.cuts = None;
+        self.hints.shared.turn().cuts = None;
     }
 
     fn hints_since(&mut self, bytes: usize) -> Option<HintJob> {
-        let cuts = (*self.hints.shared.turn())?;
+        let cuts = self.hints.cuts?;
         if self.trusted.failed() {
             return None;
         }

@@ -373,7 +373,7 @@ impl Log {
     /// [`StorageError::Failed`] if the log has failed; any other if the disk refuses.
     pub fn save_producers(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
         self.settle()?;
-        producers::save(&self.dir, Point::at(self.end, &self.epochs), bytes)
+        self.hints.save(Point::at(self.end, &self.epochs), bytes)
     }
 
     /// The account that was kept, with the end it is as of; none if there is none that is sound
