@@ -5,7 +5,7 @@
 //! sockets: what has to leave this replica comes out as [`Output`]. The simulator runs this very
 //! code on a faulty log. No decision about replication is taken here.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use baton_protocol::batch::{self, BatchHeader, EntryIter};
 use baton_protocol::client::Acks;
@@ -37,6 +37,10 @@ pub trait PartitionLog: Send {
     fn truncate(&mut self, to: Offset, epoch: LeaderEpoch) -> Result<(), StorageError>;
     /// Whole entries from `from` on: as many as fit, at least one; none at the end.
     fn read(&self, from: Offset, bytes_max: usize) -> Result<Option<Chunk>, StorageError>;
+    /// Checks entries that were read, byte by byte.
+    fn check(&self, _entries: &Chunk) -> Result<(), StorageError> {
+        Ok(())
+    }
     /// Readers may read up to here.
     fn publish_high_watermark(&mut self, to: Offset);
     /// What has to be done, on any thread, to make the log durable up to its present end.
@@ -175,6 +179,8 @@ pub struct Driver {
     kept_back: Option<PartitionView>,
     /// The bytes that the disk had no room for last.
     short_of: Option<usize>,
+    /// How far each follower has been sent entries in this reign.
+    sent: BTreeMap<BrokerId, Offset>,
     failed: bool,
 }
 
@@ -194,6 +200,7 @@ impl Driver {
             wall_clock_ms: 0,
             kept_back: None,
             short_of: None,
+            sent: BTreeMap::new(),
             failed: false,
         }
     }
@@ -454,7 +461,10 @@ impl Driver {
             Effect::ProposeInSync(proposal) => out.push(Output::ProposeInSync(proposal)),
             Effect::AskOffsets { epoch, limit } => out.push(Output::AskOffsets { epoch, limit }),
             Effect::ProposeHandover(proposal) => out.push(Output::ProposeHandover(proposal)),
-            Effect::RoleChanged { leading } => out.push(Output::RoleChanged { leading }),
+            Effect::RoleChanged { leading } => {
+                self.sent.clear();
+                out.push(Output::RoleChanged { leading });
+            }
             Effect::Ignored { from, why } => out.push(Output::BadPeer {
                 why: format!("broker {from} sent {why}"),
             }),
@@ -480,6 +490,15 @@ impl Driver {
         } else {
             self.log.read(append.prev_end, bytes_max as usize)?
         };
+        if let Some(chunk) = &chunk {
+            let sent = self.sent.entry(to).or_insert(Offset::ZERO);
+            // What was sent before and is asked for again may have been refused, because it is not
+            // what was stored any more: followers look at every byte, and say nothing.
+            if chunk.base < *sent {
+                self.log.check(chunk)?;
+            }
+            *sent = chunk.end.max(*sent);
+        }
         let pushed = chunk.as_ref().map(|chunk| (chunk.end, chunk.bytes.len()));
         out.push(Output::Send {
             to,

@@ -338,6 +338,10 @@ impl PartitionLog for StoredLog {
         self.log.read(from, bytes_max)
     }
 
+    fn check(&self, entries: &Chunk) -> Result<(), StorageError> {
+        self.log.check(entries)
+    }
+
     fn publish_high_watermark(&mut self, to: Offset) {
         self.log.publish_high_watermark(to);
     }

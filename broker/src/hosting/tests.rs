@@ -1,9 +1,16 @@
 use baton_protocol::batch::{BatchBuilder, ProducerState};
-use baton_protocol::ids::{PartitionIndex, ProducerId};
+use std::collections::{BTreeMap, BTreeSet};
+
+use baton_protocol::ids::{BrokerEpoch, PartitionIndex, PartitionVersion, ProducerId, Tick};
+use baton_protocol::metadata::Flush;
+use baton_protocol::peer::Ack;
+use baton_replication::Input;
+use baton_replication::event::ReplicaView;
 use baton_replication::producers::{ProducerStamp, Verdict};
 use uuid::Uuid;
 
 use super::*;
+use crate::driver::{BrokenReason, Output};
 use crate::failure::Failure;
 
 const PARTITION: TopicPartition = TopicPartition {
@@ -202,4 +209,83 @@ fn damage_that_shows_while_a_log_is_opened_is_repaired_at_once() {
     assert!(opened.shape.lossy && opened.shape.end == damage.sound_end);
     assert!(damage.sound_end < Offset(20) && damage.durable_end == Offset(300));
     assert!(!log.join("recheck").exists());
+}
+
+#[test]
+fn what_a_follower_does_not_take_is_looked_at_before_it_is_sent_again() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let opened = open_in(dir.path(), false);
+    let follower = BrokerId(2);
+    let me = BrokerLife {
+        broker: BrokerId(1),
+        epoch: BrokerEpoch(1),
+    };
+    let life = |epoch: u64| ReplicaView {
+        life: BrokerEpoch(epoch),
+        fenced: false,
+        suspect: false,
+    };
+    let view = PartitionView {
+        epoch: LeaderEpoch(1),
+        leader: Some(me),
+        version: PartitionVersion::default(),
+        in_sync: BTreeSet::from([me.broker, follower]),
+        sync_followers_commit: 1,
+        sync_followers_elect: 1,
+        flush: Flush::Ack,
+        offset_limit: Offset::MAX,
+        offset_floor: Offset::ZERO,
+        lossy_epoch: LeaderEpoch::NONE,
+        leader_keeps: Offset::MAX,
+        replicas: BTreeMap::from([(me.broker, life(1)), (follower, life(2))]),
+    };
+    let before = PartitionView {
+        epoch: LeaderEpoch::NONE,
+        leader: None,
+        ..view.clone()
+    };
+    let config = baton_replication::Config::default();
+    let resend_ms = config.resend_timeout_ms;
+    let mut driver = opened.into_driver(me, config, before, vec![follower]);
+    let sent = |driver: &mut Driver, now: u64, input: Input| {
+        let mut outputs = Vec::new();
+        driver.input(Tick(now), input, &mut outputs);
+        let entries =
+            |output: &Output| matches!(output, Output::Send { payload, .. } if !payload.is_empty());
+        let damage = |output: &Output| {
+            let Output::Broken(BrokenReason::Storage(error)) = output else {
+                return false;
+            };
+            matches!(error, StorageError::Corrupt { .. })
+        };
+        (
+            outputs.iter().filter(|output| entries(output)).count(),
+            outputs.iter().any(damage),
+        )
+    };
+    // It answers, and lacks what it was sent.
+    let still_empty = Input::Ack(Ack {
+        epoch: LeaderEpoch(1),
+        from: BrokerLife {
+            broker: follower,
+            epoch: BrokerEpoch(2),
+        },
+        last_epoch: LeaderEpoch::NONE,
+        durable_end: Offset::ZERO,
+        log_end: Offset::ZERO,
+    });
+    assert_eq!(sent(&mut driver, 1, Input::Metadata(view)), (0, false));
+    let mut now = 2;
+    for _ in 0..2 {
+        let answer = still_empty.clone();
+        assert_eq!(sent(&mut driver, now, answer), (1, false));
+        now += 9 * resend_ms;
+        assert_eq!(sent(&mut driver, now, Input::Tick), (0, false));
+    }
+    // The disk gives something else now than it was given.
+    let segment = directory(dir.path(), PARTITION).join(format!("{:020}.log", 0));
+    let segment = std::fs::File::options().write(true).open(segment);
+    let segment = segment.expect("there");
+    std::os::unix::fs::FileExt::write_all_at(&segment, &[9], 128 + 70).expect("changed");
+    assert_eq!(sent(&mut driver, now, still_empty), (0, true));
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use baton_protocol::batch::{self, BATCH_HEADER_BYTES, BatchHeader, ENTRY_OVERHEAD_BYTES};
+use baton_protocol::batch::{
+    self, BATCH_HEADER_BYTES, BatchHeader, ENTRY_OVERHEAD_BYTES, EntryIter,
+};
 use baton_protocol::ids::{LeaderEpoch, Offset};
 
 use crate::error::{IoContext, ReadError, StorageError};
@@ -359,6 +361,20 @@ impl Log {
     pub fn read(&self, from: Offset, bytes_max: usize) -> Result<Option<Chunk>, StorageError> {
         let chunk = self.reader().read(from, bytes_max, self.end);
         chunk.map_err(|error| self.damaged(&error))
+    }
+
+    /// Checks what was read, byte by byte.
+    ///
+    /// # Errors
+    /// [`StorageError::Corrupt`] if an entry is not what was stored.
+    pub fn check(&self, entries: &Chunk) -> Result<(), StorageError> {
+        for entry in EntryIter::new(&entries.bytes) {
+            entry.map_err(|error| {
+                let detail = format!("entries from offset {} on: {error}", entries.base);
+                StorageError::corrupt(&self.dir, detail)
+            })?;
+        }
+        Ok(())
     }
 
     /// Readers may read up to here.
