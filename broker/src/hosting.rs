@@ -22,6 +22,9 @@ use crate::driver::{Driver, FlushWork, PartitionLog, shape_of};
 /// How much is read at a time where a log is walked at its start.
 const WALK_BYTES: usize = 1 << 20;
 
+/// Where the producers' state took so much reading, it is kept at once.
+const REBUILD_BYTES_MAX: usize = 16 << 20;
+
 /// A replica's log cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum HostingError {
@@ -153,7 +156,13 @@ fn open_in(
     if recovery.torn_bytes > 0 {
         tracing::info!(%partition, bytes = recovery.torn_bytes, "a torn tail was cut");
     }
-    let producers = rebuild_producers(dir, &log)?;
+    let (producers, bytes) = rebuild_producers(dir, &log)?;
+    if bytes >= REBUILD_BYTES_MAX
+        && let Ok(account) = rmp_serde::to_vec_named(&producers)
+    {
+        // Not to be read once more.
+        log.give_account(account);
+    }
     let shape = LogShape {
         start: log.start(),
         end: log.end(),
@@ -209,13 +218,16 @@ fn note_if_missing(dir: &Path) -> Result<(), HostingError> {
 }
 
 /// The producers' state as of the log's end: the newest snapshot, and what the log holds after it.
-fn rebuild_producers(dir: &Path, log: &Log) -> Result<ProducerTable, HostingError> {
+/// Also, how much was read for it.
+fn rebuild_producers(dir: &Path, log: &Log) -> Result<(ProducerTable, usize), HostingError> {
     let snapshot = log.load_producers().and_then(|(at, bytes)| {
         let table = rmp_serde::from_slice::<ProducerTable>(&bytes);
         table.ok().map(|table| (at, table))
     });
     let (mut at, mut table) = snapshot.unwrap_or((log.start(), ProducerTable::default()));
+    let mut bytes = 0;
     while let Some(chunk) = log.read(at, WALK_BYTES)? {
+        bytes += chunk.bytes.len();
         for entry in EntryIter::new(&chunk.bytes) {
             let entry = entry.map_err(|error| HostingError::Unreadable {
                 dir: dir.to_owned(),
@@ -234,7 +246,7 @@ fn rebuild_producers(dir: &Path, log: &Log) -> Result<ProducerTable, HostingErro
         }
         at = chunk.end;
     }
-    Ok(table)
+    Ok((table, bytes))
 }
 
 /// Puts the files of a replica that is gone out of the way. Those of a deleted topic are removed;

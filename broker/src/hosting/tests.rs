@@ -174,6 +174,13 @@ fn a_log_that_is_written_has_its_producers_kept_now_and_then() {
         .judge(&absent.stamp, LeaderEpoch::NONE);
     assert!(matches!(judged, Verdict::Duplicate(_)), "{judged:?}");
     assert_eq!(verdict(&opened, 4), Verdict::Duplicate(remembered(4)));
+    // Without it the log has to be read, once.
+    drop(opened);
+    std::fs::remove_file(&kept).expect("removed");
+    drop(open_in(dir.path(), true));
+    let opened = open_in(dir.path(), true);
+    assert_eq!(verdict(&opened, 4), Verdict::Duplicate(remembered(4)));
+    assert!(is_there_soon(&kept));
 }
 
 fn remembered(sequence: u32) -> RememberedBatch {

@@ -194,9 +194,12 @@ impl Log {
     /// owner must not say so to the next start, which has to open it with
     /// [`Trust::OnlyTheMark`](crate::Trust::OnlyTheMark) if it was a flush that failed.
     pub fn close(&mut self) -> Result<(), StorageError> {
-        self.settle()?;
-        self.finish_hints();
-        Ok(())
+        let settled = self.settle();
+        if settled.is_ok() {
+            self.finish_hints();
+        }
+        self.hints.close();
+        settled
     }
 
     /// Makes all of it durable, and the mark too.

@@ -96,6 +96,12 @@ impl Hints {
         }
     }
 
+    /// The log ends: nothing is written any more.
+    pub fn close(&mut self) {
+        self.cuts = None;
+        self.shared.turn().cuts = None;
+    }
+
     /// The log is about to be cut at `end`: indexes of what goes are removed, durably, and jobs that
     /// have not run yet come to nothing.
     pub fn cut(
@@ -218,8 +224,6 @@ impl Log {
         if let Some(job) = self.hints_since(1) {
             job.run();
         }
-        self.hints.cuts = None;
-        self.hints.shared.turn().cuts = None;
     }
 
     fn hints_since(&mut self, bytes: usize) -> Option<HintJob> {

@@ -12,6 +12,9 @@ use crate::error::ReadError;
 use crate::header::SEGMENT_HEADER_BYTES;
 use crate::segment::{Segment, SegmentSlice};
 
+/// As much of an entry as is read of it at first, to be checked.
+const CHECK_BYTES: usize = 8 << 10;
+
 /// A segment as part of the log. What lies behind a cut is still in the segment, for those who hold
 /// slices of it, but no longer in the log.
 #[derive(Clone, Debug)]
@@ -93,17 +96,31 @@ impl Part {
             segment: self.segment.base(),
             position: at,
         };
+        if at < self.segment.unchecked.load(Ordering::Acquire) {
+            self.check(at, len).ok_or_else(damaged)?;
+        }
         let bytes = self.segment.bytes(at, len);
         let batch = bytes.get(ENTRY_OVERHEAD_BYTES..).ok_or_else(damaged)?;
         let header = BatchHeader::parse(batch).map_err(|_| damaged())?;
         if header.batch_bytes() > batch.len() {
             return Err(damaged());
         }
-        if at < self.segment.unchecked.load(Ordering::Acquire) {
-            let entry = parse_entry(bytes).ok().flatten().ok_or_else(damaged)?;
-            verify_entry(&entry).map_err(|_| damaged())?;
-        }
         Ok(header)
+    }
+
+    /// Whether there is a sound entry at `at`. It is read from the file, since what the disk will not
+    /// give is a signal in the mapping.
+    fn check(&self, at: usize, len: usize) -> Option<()> {
+        let mut buffer = vec![0; CHECK_BYTES.min(len - at)];
+        self.segment.read_at(&mut buffer, at).ok()?;
+        let header = BatchHeader::parse(buffer.get(ENTRY_OVERHEAD_BYTES..)?).ok()?;
+        let size = ENTRY_OVERHEAD_BYTES + header.batch_bytes();
+        if size > buffer.len() {
+            buffer.resize(size.min(len - at), 0);
+            self.segment.read_at(&mut buffer, at).ok()?;
+        }
+        let entry = parse_entry(&buffer).ok()??;
+        verify_entry(&entry).ok()
     }
 
     /// Whole entries from the one at `at` on, up to `up_to` and about `bytes_max`.

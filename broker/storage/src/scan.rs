@@ -63,12 +63,12 @@ pub(crate) fn scan(
     index: Option<IndexFile>,
 ) -> Result<Scan, StorageError> {
     if let Some(index) = index.filter(|index| fits(index, header, place)) {
-        let file = Content::read(path, index.last_position())?;
+        let file = Content::read(path, header, index.last_position())?;
         if let Some(scan) = believe(&index, &file, place.epoch) {
             return Ok(go_on(scan, &file, header, place, index_bytes));
         }
     }
-    let file = Content::read(path, SEGMENT_HEADER_BYTES)?;
+    let file = Content::read(path, header, SEGMENT_HEADER_BYTES)?;
     let scan = Scan {
         len: SEGMENT_HEADER_BYTES,
         end: header.base,
@@ -83,7 +83,7 @@ pub(crate) fn scan(
     Ok(go_on(scan, &file, header, place, index_bytes))
 }
 
-/// A segment file from some position on.
+/// A segment file from some position on, up to its seal if it has one.
 struct Content {
     from: usize,
     bytes: Vec<u8>,
@@ -92,12 +92,13 @@ struct Content {
 }
 
 impl Content {
-    fn read(path: &Path, from: usize) -> Result<Content, StorageError> {
+    fn read(path: &Path, header: &SegmentHeader, from: usize) -> Result<Content, StorageError> {
+        let limit = header.sealed_len.unwrap_or(u64::MAX);
         let mut bytes = Vec::new();
         let mut file = File::open(path).context(path, "open")?;
         let read = file
             .seek(SeekFrom::Start(from as u64))
-            .and_then(|_| file.read_to_end(&mut bytes));
+            .and_then(|from| file.take(limit.saturating_sub(from)).read_to_end(&mut bytes));
         Ok(Content {
             from,
             bytes,

@@ -483,3 +483,41 @@ fn a_scrub_checks_what_a_start_believed_and_leaves_out_what_was_cut() {
     drop(log);
     assert!(matches!(late.step(1_000), Ok(None)));
 }
+
+#[test]
+fn what_was_not_finished_or_belongs_to_nothing_is_removed() {
+    let dir = tempfile::tempdir().expect("dir");
+    let expected = sample(dir.path(), IDENTITY);
+    let stale = [
+        dir.path().join(format!("{:020}.index.tmp", 0)),
+        dir.path().join(format!("{:020}.index", 7)),
+    ];
+    let whole = std::fs::read(&indexes(dir.path())[0]).expect("read");
+    for path in &stale {
+        std::fs::write(path, &whole).expect("written");
+    }
+    let (log, recovery) = open(dir.path());
+    assert_eq!((recovery.damage, recovery.leftovers), (None, 0));
+    assert_eq!(entries(&log), expected);
+    assert!(stale.iter().all(|path| !path.exists()));
+}
+
+#[test]
+fn an_index_that_was_lost_is_written_again_by_the_next_start() {
+    let dir = tempfile::tempdir().expect("dir");
+    sample(dir.path(), IDENTITY);
+    let before: Vec<_> = indexes(dir.path())
+        .into_iter()
+        .map(|path| (std::fs::read(&path).expect("read"), path))
+        .collect();
+    for (_, path) in &before {
+        std::fs::remove_file(path).expect("removed");
+    }
+    let (mut log, recovery) = open(dir.path());
+    assert!(recovery.scanned_bytes > 2_000);
+    log.hint_job().expect("all are missing").run();
+    drop(log);
+    for (bytes, path) in &before {
+        assert_eq!(&std::fs::read(path).expect("there"), bytes);
+    }
+}
