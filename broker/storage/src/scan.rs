@@ -96,9 +96,10 @@ impl Content {
         let limit = header.sealed_len.unwrap_or(u64::MAX);
         let mut bytes = Vec::new();
         let mut file = File::open(path).context(path, "open")?;
-        let read = file
-            .seek(SeekFrom::Start(from as u64))
-            .and_then(|from| file.take(limit.saturating_sub(from)).read_to_end(&mut bytes));
+        let read = file.seek(SeekFrom::Start(from as u64)).and_then(|from| {
+            file.take(limit.saturating_sub(from))
+                .read_to_end(&mut bytes)
+        });
         Ok(Content {
             from,
             bytes,

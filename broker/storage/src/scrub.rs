@@ -26,6 +26,7 @@ pub struct Scrub {
     stretches: VecDeque<Stretch>,
     /// Where epochs begin, as the log believed it when it was opened.
     epochs: Vec<(LeaderEpoch, Offset)>,
+    buffer: Vec<u8>,
 }
 
 /// The unchecked beginning of a segment.
@@ -57,6 +58,7 @@ impl Log {
             published: Arc::downgrade(&self.published),
             stretches: stretches.filter(|one| one.at < one.to).collect(),
             epochs: self.epochs.clone(),
+            buffer: Vec::new(),
         }
     }
 }
@@ -81,7 +83,7 @@ impl Scrub {
                 self.stretches.pop_front();
                 continue;
             };
-            let checked = stretch.step(&segment, bytes, &self.epochs);
+            let checked = stretch.step(&segment, bytes, &self.epochs, &mut self.buffer);
             let is_in_log =
                 log.parts.load().iter().any(|part| {
                     Arc::ptr_eq(&part.segment, &segment) && part.extent().0 > stretch.at
@@ -109,15 +111,16 @@ impl Stretch {
         segment: &Segment,
         bytes: usize,
         epochs: &[(LeaderEpoch, Offset)],
+        buffer: &mut Vec<u8>,
     ) -> Result<usize, StorageError> {
         let left = self.to - self.at;
         let mut size = bytes.clamp(1, left);
         loop {
-            let mut buffer = vec![0; size];
+            buffer.resize(size, 0);
             segment
-                .read_at(&mut buffer, self.at)
+                .read_at(buffer, self.at)
                 .map_err(|source| StorageError::io(segment.path(), "read", source))?;
-            match self.check(&buffer, segment, epochs)? {
+            match self.check(buffer, segment, epochs)? {
                 // Not even one entry.
                 Some(CutShort) if size < left => size = (size * 2).min(left),
                 Some(CutShort) => return Err(self.corrupt(segment, "an entry is cut short")),

@@ -521,3 +521,58 @@ fn an_index_that_was_lost_is_written_again_by_the_next_start() {
         assert_eq!(&std::fs::read(path).expect("there"), bytes);
     }
 }
+
+#[test]
+fn an_index_from_before_a_cut_does_not_bring_it_back_though_the_seal_is_lost() {
+    let dir = tempfile::tempdir().expect("dir");
+    let (mut log, _) = open_large(dir.path());
+    for content in 0..100 {
+        append(&mut log, 1, content, 1);
+    }
+    log.close().expect("closed");
+    drop(log);
+    let path = &indexes(dir.path())[0];
+    let old = std::fs::read(path).expect("read");
+    let (mut log, _) = open_large(dir.path());
+    log.truncate(Offset(40)).expect("cut");
+    for content in 0..9 {
+        append(&mut log, 2, content, 1);
+    }
+    flush(&mut log);
+    let expected = found(&log);
+    drop(log);
+    // The seal is not there, or not to be read; what was cut lies behind it as it was.
+    for seal in [[0; 12], [7; 12]] {
+        let dir = copy(dir.path());
+        let index = dir.path().join(path.file_name().expect("a name"));
+        std::fs::write(&index, &old).expect("back");
+        let segment = index.with_extension("log");
+        let mut bytes = std::fs::read(&segment).expect("read");
+        bytes[64..76].copy_from_slice(&seal);
+        std::fs::write(&segment, bytes).expect("lost");
+        let (log, recovery) = open_large(dir.path());
+        assert_eq!((recovery.damage, found(&log)), (None, expected.clone()));
+        drop(log);
+        let (log, _) = open_large(dir.path());
+        assert_eq!(found(&log), expected);
+    }
+}
+
+#[test]
+fn an_index_is_bound_to_the_bytes_that_it_ends_with() {
+    let dir = tempfile::tempdir().expect("dir");
+    let (mut log, _) = open_large(dir.path());
+    for content in 0..100 {
+        append(&mut log, 1, content, 1);
+    }
+    log.close().expect("closed");
+    drop(log);
+    let path = &indexes(dir.path())[0];
+    let good = std::fs::read(path).expect("read");
+    let other = changed(&good, 64, 4, |check| check ^ 1);
+    for (bytes, is_believed) in [(good, true), (other, false)] {
+        std::fs::write(path, bytes).expect("written");
+        let (log, _) = open_large(dir.path());
+        assert_eq!(log.scrub().bytes_left() > 0, is_believed);
+    }
+}
