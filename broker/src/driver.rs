@@ -338,6 +338,11 @@ impl Driver {
         }
     }
 
+    /// Whether time alone would change nothing; see [`Replica::is_at_rest`].
+    pub fn is_at_rest(&self) -> bool {
+        self.kept_back.is_none() && self.short_of.is_none() && self.replica.is_at_rest()
+    }
+
     /// Whether the lead waits for room on the disk.
     pub fn waits_for_room(&self) -> bool {
         self.kept_back.is_some()

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use baton_protocol::client::Acks;
 use baton_protocol::ids::{BrokerId, BrokerLife, LeaderEpoch, Offset, PartitionVersion, Tick};
 
-use crate::event::{Acknowledged, Effect, EntryShape, Proposal, Refusal, RequestId};
+use crate::event::{Acknowledged, Effect, EntryShape, Proposal, Refusal, ReplicaView, RequestId};
 use crate::handover::Handover;
 use crate::in_sync::{Holders, InFlight};
 use crate::offsets::OffsetRoom;
@@ -141,6 +141,27 @@ impl Replica {
         }
     }
 
+    /// All followers hold and know everything, or are gone, and nobody waits for anything.
+    pub(crate) fn reign_is_at_rest(&self, leader: &Leader) -> bool {
+        let end = self.log.end;
+        self.log.high_watermark == end
+            && leader.pending.is_empty()
+            && leader.stored.is_empty()
+            && leader.change.is_none()
+            && leader.handover.is_none()
+            && leader.short_since.is_none()
+            && leader.offsets.is_granted()
+            && self.view.sync_followers_elect >= self.view.sync_followers_commit
+            && leader.followers.iter().all(|(id, follower)| {
+                let whole = |replica: &ReplicaView| !replica.suspect && !replica.fenced;
+                if self.view.in_sync.contains(id) {
+                    self.view.replicas.get(id).is_some_and(whole) && follower.is_at_rest(end)
+                } else {
+                    !follower.linked
+                }
+            })
+    }
+
     /// Whether nobody else can have been named leader without that this one noticed. Followers that
     /// acknowledge in its epoch show that; where none has to, only the controller's word does, for as
     /// long as the controller would wait for this broker's.
@@ -195,11 +216,15 @@ impl Replica {
                 }
             }
         }
-        let Role::Leader(leader) = &self.role else {
+        let base = self.log.end;
+        let Role::Leader(leader) = &mut self.role else {
             return;
         };
+        // Who holds all that there was lags from now on, not since somebody looked last.
+        for follower in leader.followers.values_mut() {
+            follower.measure_lag(base, now);
+        }
         let epoch = leader.epoch;
-        let base = self.log.end;
         let end = base.plus(u64::from(proposal.records));
         if end > self.view.offset_limit {
             return refuse(request, Refusal::OutOfOffsets, out);

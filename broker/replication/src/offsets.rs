@@ -39,6 +39,13 @@ impl OffsetRoom {
     }
 }
 
+impl OffsetRoom {
+    /// Whether all that was asked for is there.
+    pub fn is_granted(&self) -> bool {
+        self.asked.is_none()
+    }
+}
+
 impl Replica {
     /// Asks for more room once half of a quantum is used up.
     pub(crate) fn keep_room(&mut self, now: Tick, out: &mut Vec<Effect>) {

@@ -42,6 +42,11 @@ impl Pending {
         self.earliest_deadline = Some(self.earliest_deadline.map_or(deadline, |d| d.min(deadline)));
     }
 
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
     /// Answers all that the mark has passed.
     pub fn release(&mut self, mark: Offset, out: &mut Vec<Effect>) {
         while let Some(first) = self.queue.front() {

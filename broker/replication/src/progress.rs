@@ -132,6 +132,19 @@ impl Progress {
         self.removed_at = removed_at;
     }
 
+    /// Whether it holds the log up to its end, knows that, and nothing is on the way.
+    pub fn is_at_rest(&self, log_end: Offset) -> bool {
+        self.linked
+            && self.verified
+            && self.sending == Sending::Stream
+            && self.matched == log_end
+            && self.cursor == log_end
+            && self.told_high_watermark == log_end
+            && self.in_flight.is_empty()
+            && self.silent_since.is_none()
+            && !self.pushing
+    }
+
     /// Keeps the account of how far back the follower's log lies in time.
     pub fn measure_lag(&mut self, log_end: Offset, now: Tick) {
         if self.matched >= log_end {

@@ -177,6 +177,17 @@ impl Replica {
         }
     }
 
+    /// Whether nothing is under way: until something else happens, a tick would do nothing, but note
+    /// that all is well. A host with many replicas may leave those that rest alone for a while.
+    pub fn is_at_rest(&self) -> bool {
+        let flushed = !self.flushing && self.log.durable_end == self.log.end;
+        flushed
+            && match &self.role {
+                Role::Leader(leader) => self.reign_is_at_rest(leader),
+                Role::Follower(_) | Role::Broken => true,
+            }
+    }
+
     fn on_tick(&mut self, now: Tick, out: &mut Vec<Effect>) {
         if let Role::Leader(leader) = &mut self.role {
             leader.tell_watermark = true;

@@ -248,10 +248,23 @@ impl Cluster {
         self.now = self.now.after_ms(ms);
         for id in self.ids() {
             if self.is_up(id) {
-                self.input(id, Input::Tick)?;
+                self.tick_one(id)?;
             }
         }
         Ok(())
+    }
+
+    /// A tick that finds a replica at rest does nothing: hosts rely on that.
+    fn tick_one(&mut self, id: u32) -> Result<(), String> {
+        let replica = self.nodes.get(&id).and_then(|node| node.replica.as_ref());
+        if let Some(replica) = replica.filter(|replica| replica.is_at_rest()) {
+            let mut effects = Vec::new();
+            replica.clone().step(self.now, Input::Tick, &mut effects);
+            if !effects.is_empty() {
+                return Err(format!("{id} is at rest, and a tick has {effects:?}"));
+            }
+        }
+        self.input(id, Input::Tick)
     }
 
     /// A broker's process dies; with `power_cut`, what was not flushed is gone.
