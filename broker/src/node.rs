@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use actix::{Actor, Arbiter, ArbiterHandle, SyncArbiter, System};
+use actix::{Actor, Arbiter, SyncArbiter, System};
 use anyhow::Context;
 use baton_protocol::ids::{ClusterId, ProcessId};
 use baton_raft::{ConfiguredVoter, RaftConfig, RaftFailure, RaftNode};
@@ -16,12 +16,13 @@ use crate::actors::control_link::{ControlLink, DiskProgress, Keeper, Registratio
 use crate::actors::controller::Controller;
 use crate::actors::flusher::{FLUSH_THREADS, Flusher};
 use crate::actors::inbound;
-use crate::actors::messages::{CloseAll, TimePassed};
+use crate::actors::messages::CloseAll;
 use crate::actors::partition::Surroundings;
-use crate::actors::peer_link::PeerLinks;
 use crate::actors::router::Router;
 use crate::actors::routes::Routes;
 use crate::actors::session::Session;
+use crate::actors::timer;
+use crate::actors::workers::Workers;
 use crate::caretaker::Caretaker;
 use crate::clock::Clock;
 use crate::config::{Config, Voter};
@@ -31,9 +32,6 @@ use crate::net::listener::listen;
 use crate::producer_ids::ProducerIds;
 use crate::shared::{Known, Shared};
 use crate::{data_dir, disk_probe, http, os_limits};
-
-/// How often the replicas are told that time passes.
-const TICK: Duration = Duration::from_millis(50);
 
 /// How long a proper end may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -82,13 +80,13 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         life: watch::Sender::new(None),
         config,
     });
-    let workers = start_workers(&shared);
+    let workers = Workers::start(shared.config.broker.threads);
+    timer::start(&workers, &shared.routes);
     let disk = DiskProgress::default();
     disk_probe::start(directory.path(), disk.clone());
     let failure = Failure::new(directory.path());
     let scrub_rate = shared.config.log.scrub_bytes_per_second;
     let around = Surroundings {
-        links: PeerLinks::default(),
         control,
         caretaker: Caretaker::start(scrub_rate, failure.clone())
             .context("the thread that looks after the logs cannot start")?,
@@ -108,7 +106,12 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             Controller::new(broker, controller_config, clock, raft)
         })
     };
-    actix::spawn(inbound::accept(peers, shared.clone(), controller));
+    actix::spawn(inbound::accept(
+        peers,
+        shared.clone(),
+        workers.clone(),
+        controller,
+    ));
     actix::spawn(accept_clients(clients, shared.clone(), workers));
     actix::spawn(http::serve(web.into_std()?, shared.clone())?);
     let registration = Registration {
@@ -191,28 +194,7 @@ fn configured(voter: &Voter) -> ConfiguredVoter {
     }
 }
 
-/// Arbiters for replicas and connections, each with one timer for all replicas on it.
-fn start_workers(shared: &Arc<Shared>) -> Vec<ArbiterHandle> {
-    let threads = match shared.config.broker.threads {
-        0 => std::thread::available_parallelism().map_or(1, |cores| cores.get()),
-        threads => threads,
-    };
-    let workers: Vec<ArbiterHandle> = (0..threads).map(|_| Arbiter::new().handle()).collect();
-    let routes = shared.routes.clone();
-    actix::spawn(async move {
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tick.tick().await;
-            for hosted in routes.all().values() {
-                hosted.actor.do_send(TimePassed);
-            }
-        }
-    });
-    workers
-}
-
-async fn accept_clients(listener: TcpListener, shared: Arc<Shared>, workers: Vec<ArbiterHandle>) {
+async fn accept_clients(listener: TcpListener, shared: Arc<Shared>, workers: Workers) {
     for worker in workers.iter().cycle() {
         match listener.accept().await {
             Ok((socket, from)) => {
@@ -223,7 +205,7 @@ async fn accept_clients(listener: TcpListener, shared: Arc<Shared>, workers: Vec
                     continue;
                 }
                 let socket = socket.into_std();
-                worker.spawn_fn(move || {
+                worker.arbiter.spawn_fn(move || {
                     let socket = socket.and_then(tokio::net::TcpStream::from_std);
                     let served = socket.and_then(|socket| Session::serve(socket, shared.clone()));
                     if let Err(error) = served {

@@ -1,7 +1,7 @@
 //! What brokers say to each other about partitions.
 //!
-//! One connection per pair of brokers and direction: everything on it goes from the connecting
-//! broker to the accepting one, so that an append never waits behind an acknowledgement. A frame's
+//! Each thread of a broker has one connection to each other broker. Everything on it goes from the
+//! connecting broker to the accepting one, so that an append never waits behind an acknowledgement. A frame's
 //! header is one [`PeerMessage`]; an append's entries are the frame's payload.
 
 use serde::{Deserialize, Serialize};
@@ -27,6 +27,10 @@ pub enum Opening {
         from: BrokerLife,
         /// Whom it means to talk to.
         to: BrokerId,
+        /// Which of the sender's connections to that broker this is, from 0: one for each of its
+        /// threads.
+        #[serde(default)]
+        lane: u32,
     },
     /// For the session of a broker with the controller.
     Control {

@@ -1,6 +1,8 @@
 //! Connections that other brokers open to the peer port: reads what they send and hands it to the
-//! partition it is about, or, for a control session, hands the connection to the controller.
+//! partition it is about, on the worker that most of these partitions live on, or, for a control
+//! session, hands the connection to the controller.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +15,7 @@ use tokio::time::timeout;
 
 use crate::actors::controller::{ControlConnection, Controller};
 use crate::actors::messages::FromPeer;
+use crate::actors::workers::Workers;
 use crate::net::connection::{self, ConnectionError, FrameReader};
 use crate::shared::Shared;
 
@@ -23,17 +26,21 @@ const OPENING_TIMEOUT: Duration = Duration::from_secs(2);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts connections of other brokers for as long as the process lives.
-pub async fn accept(listener: TcpListener, shared: Arc<Shared>, controller: Addr<Controller>) {
+pub async fn accept(
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    workers: Workers,
+    controller: Addr<Controller>,
+) {
     loop {
         match listener.accept().await {
             Ok((socket, _)) => {
                 let shared = shared.clone();
+                let workers = workers.clone();
                 let controller = controller.clone();
                 actix::spawn(async move {
-                    let from = socket.peer_addr();
-                    if let Err(error) = serve(socket, shared, controller).await {
-                        tracing::debug!(?from, %error, "a broker's connection ended");
-                    }
+                    let from = socket.peer_addr().ok();
+                    note_end(from, serve(socket, shared, &workers, controller).await);
                 });
             }
             Err(error) => {
@@ -44,9 +51,16 @@ pub async fn accept(listener: TcpListener, shared: Arc<Shared>, controller: Addr
     }
 }
 
+fn note_end(from: Option<SocketAddr>, result: Result<(), ConnectionError>) {
+    if let Err(error) = result {
+        tracing::debug!(?from, %error, "a broker's connection ended");
+    }
+}
+
 async fn serve(
     socket: TcpStream,
     shared: Arc<Shared>,
+    workers: &Workers,
     controller: Addr<Controller>,
 ) -> Result<(), ConnectionError> {
     connection::prepare(&socket)?;
@@ -68,10 +82,20 @@ async fn serve(
         }
         return connection::write_one(&mut write, &OpeningReply::Rejected(error)).await;
     }
-    connection::write_one(&mut write, &OpeningReply::Welcome).await?;
     match opening {
-        Opening::Replication { from, .. } => receive(reader, &shared, from).await,
+        Opening::Replication { from, lane, .. } => {
+            // It says nothing more before it is welcome, so nothing is left behind in the reader.
+            let socket = reader.into_socket(write)?.into_std()?;
+            workers.of_lane(lane).arbiter.spawn_fn(move || {
+                actix::spawn(async move {
+                    let address = socket.peer_addr().ok();
+                    note_end(address, receive(socket, &shared, from).await);
+                });
+            });
+            Ok(())
+        }
         Opening::Control { .. } => {
+            connection::write_one(&mut write, &OpeningReply::Welcome).await?;
             controller.do_send(ControlConnection { reader, write });
             Ok(())
         }
@@ -119,10 +143,13 @@ fn check(opening: &Opening, shared: &Shared) -> Result<(), WireError> {
 /// Hands each message to its partition. One for a partition that is not here (yet, or any more) is
 /// dropped, as if the network had lost it.
 async fn receive(
-    mut reader: FrameReader,
+    socket: std::net::TcpStream,
     shared: &Shared,
     from: BrokerLife,
 ) -> Result<(), ConnectionError> {
+    let (read, mut write) = TcpStream::from_std(socket)?.into_split();
+    connection::write_one(&mut write, &OpeningReply::Welcome).await?;
+    let mut reader = FrameReader::new(read);
     while let Some(frame) = reader.next().await? {
         let PeerMessage { partition, message } = frame.message()?;
         let payload = frame.payload;

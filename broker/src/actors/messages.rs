@@ -83,6 +83,8 @@ pub struct Flushed(pub Result<FlushDone, StorageError>);
 pub struct LinkChanged {
     /// The broker.
     pub peer: BrokerId,
+    /// The worker whose link it is.
+    pub lane: u32,
     /// Whether it stands.
     pub up: bool,
 }

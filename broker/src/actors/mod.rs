@@ -15,3 +15,5 @@ pub mod router;
 pub mod routes;
 pub mod session;
 pub mod subscription;
+pub mod timer;
+pub mod workers;

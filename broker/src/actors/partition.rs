@@ -1,6 +1,8 @@
 //! One replica of one partition: a mailbox around the driver.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler};
 use baton_protocol::client::{Acks, PartitionStatus, ResponseBody};
@@ -38,8 +40,6 @@ const HANDOVER_TIMEOUT_MS: u64 = 1_000;
 /// What a partition talks to.
 #[derive(Clone)]
 pub struct Surroundings {
-    /// The other brokers.
-    pub links: PeerLinks,
     /// The controller.
     pub control: ControlLink,
     /// How the broker ends when a replica cannot go on.
@@ -54,14 +54,24 @@ pub struct Surroundings {
     pub clock: Clock,
 }
 
+/// What others are told of a replica without asking it.
+pub struct Told {
+    /// How far readers may read.
+    pub watermark: watch::Sender<Offset>,
+    /// Whether time alone may change something.
+    pub awake: Arc<AtomicBool>,
+}
+
 /// The actor of one replica.
 pub struct Partition {
     id: TopicPartition,
     /// What people know it by: topic and number.
     name: String,
     driver: Driver,
+    links: PeerLinks,
     around: Surroundings,
-    watermark: watch::Sender<Offset>,
+    told: Told,
+    heard_at: Option<Tick>,
     answers: HashMap<RequestId, Answer>,
     next_request: u64,
     loss_reported_at: Option<Tick>,
@@ -73,22 +83,25 @@ pub struct Partition {
 }
 
 impl Partition {
-    /// The actor of a replica, with the `damage` that was found in its log; readers are told by
-    /// `watermark` how far they may read.
+    /// The actor of a replica, with the `damage` that was found in its log; it sends by its worker's
+    /// `links`.
     pub fn new(
         id: TopicPartition,
         name: String,
         driver: Driver,
         damage: Option<String>,
+        links: PeerLinks,
         around: Surroundings,
-        watermark: watch::Sender<Offset>,
+        told: Told,
     ) -> Self {
         Partition {
             id,
             name,
             driver,
+            links,
             around,
-            watermark,
+            told,
+            heard_at: None,
             answers: HashMap::new(),
             next_request: 0,
             loss_reported_at: None,
@@ -105,7 +118,21 @@ impl Partition {
         self.dispatch(ctx);
     }
 
+    /// Tells the replica when the controller last answered this broker.
+    fn note_controller(&mut self) {
+        let heard = *self.around.controller_heard.borrow();
+        if heard != self.heard_at
+            && let Some(at) = heard
+        {
+            self.heard_at = heard;
+            let now = self.around.clock.now();
+            let outputs = &mut self.outputs;
+            self.driver.input(now, Input::ControllerHeard(at), outputs);
+        }
+    }
+
     fn dispatch(&mut self, ctx: &mut Context<Self>) {
+        self.told.awake.store(true, Ordering::Relaxed);
         let mut outputs = std::mem::take(&mut self.outputs);
         for output in outputs.drain(..) {
             self.dispatch_one(output, ctx);
@@ -122,7 +149,7 @@ impl Partition {
                 payload,
             } => {
                 let message = PeerMessage { partition, message };
-                self.around.links.send(to, &message, payload);
+                self.links.send(to, &message, payload);
             }
             Output::Reply { request, result } => {
                 if let Some(answer) = self.answers.remove(&request) {
@@ -134,7 +161,7 @@ impl Partition {
                 done: ctx.address().recipient(),
             }),
             Output::HighWatermark(to) => {
-                self.watermark.send_replace(to);
+                self.told.watermark.send_replace(to);
             }
             Output::FenceAnswer(answer) => {
                 self.around
@@ -323,6 +350,7 @@ impl Handler<Produce> for Partition {
             Acks::None => message.answer.forget(),
             Acks::Leader | Acks::Committed => drop(self.answers.insert(request, message.answer)),
         }
+        self.note_controller();
         let now = self.around.clock.now();
         let outputs = &mut self.outputs;
         let Produce {
@@ -421,13 +449,12 @@ impl Handler<TimePassed> for Partition {
 
     fn handle(&mut self, _: TimePassed, ctx: &mut Self::Context) {
         self.driver.set_wall_clock(self.around.clock.wall_ms());
-        let heard = *self.around.controller_heard.borrow();
-        if let Some(at) = heard {
-            self.input(Input::ControllerHeard(at), ctx);
-        }
+        self.note_controller();
         self.input(Input::Tick, ctx);
         self.report_loss();
         self.report_trouble();
+        let awake = !self.driver.is_at_rest();
+        self.told.awake.store(awake, Ordering::Relaxed);
     }
 }
 

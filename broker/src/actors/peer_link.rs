@@ -1,4 +1,5 @@
-//! Links to other brokers: one connection to each, for everything that goes there.
+//! Links to other brokers: for each worker one connection to each, for everything that its replicas
+//! send there.
 //!
 //! A link that breaks loses what was on its way; the partitions are told when it stands again and
 //! ask their followers where they are. Nothing is queued while it is down.
@@ -20,6 +21,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::actors::control_link::{ControlLink, Report};
 use crate::actors::messages::LinkChanged;
+use crate::actors::workers::Worker;
 use crate::net::connection::{self, ConnectionError, FrameReader, Outgoing};
 
 /// How long a connection and its greeting may take.
@@ -31,7 +33,7 @@ const RETRY_MIN: Duration = Duration::from_millis(20);
 /// Longest pause between attempts. Short, since each refused attempt is evidence of a death.
 const RETRY_MAX: Duration = Duration::from_millis(250);
 
-/// The links of this broker, by the broker at the other end. Cheap to clone.
+/// The links of a worker, by the broker at the other end. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct PeerLinks {
     table: Arc<ArcSwap<BTreeMap<BrokerId, Line>>>,
@@ -92,6 +94,8 @@ pub struct Route {
     pub life: BrokerEpoch,
     /// Its address.
     pub address: String,
+    /// The worker whose link it is.
+    pub lane: u32,
 }
 
 /// The actor that keeps one link.
@@ -104,10 +108,10 @@ pub struct PeerLink {
 }
 
 impl PeerLink {
-    /// Starts a link; `listener` is told when it stands and when it breaks.
+    /// Starts a link of a worker, on its thread; `listener` is told when it stands and when it breaks.
     pub fn start_to(
         route: Route,
-        links: &PeerLinks,
+        worker: &Worker,
         control: ControlLink,
         listener: Recipient<LinkChanged>,
     ) -> Addr<PeerLink> {
@@ -116,15 +120,15 @@ impl PeerLink {
             queue: sender,
             up: Arc::default(),
         };
-        links.insert(route.peer, line.clone());
-        PeerLink {
+        worker.links.insert(route.peer, line.clone());
+        let link = PeerLink {
             route,
             line,
             queue: Some(receiver),
             control,
             listener,
-        }
-        .start()
+        };
+        PeerLink::start_in_arbiter(&worker.arbiter, |_| link)
     }
 }
 
@@ -159,8 +163,12 @@ impl actix::Handler<Unlink> for PeerLink {
 
     fn handle(&mut self, _: Unlink, ctx: &mut Self::Context) {
         if self.line.up.swap(false, Ordering::AcqRel) {
-            let peer = self.route.peer;
-            self.listener.do_send(LinkChanged { peer, up: false });
+            let Route { peer, lane, .. } = self.route;
+            self.listener.do_send(LinkChanged {
+                peer,
+                lane,
+                up: false,
+            });
         }
         actix::ActorContext::stop(ctx);
     }
@@ -210,7 +218,8 @@ impl Keeper {
     }
 
     async fn serve(&mut self, socket: TcpStream) {
-        let peer = self.route.peer;
+        let Route { peer, lane, .. } = self.route;
+        let tell = |up| self.listener.do_send(LinkChanged { peer, lane, up });
         let (read, mut write) = socket.into_split();
         let mut reader = FrameReader::new(read);
         match timeout(CONNECT_TIMEOUT, self.greet(&mut write, &mut reader)).await {
@@ -224,7 +233,7 @@ impl Keeper {
         // What was queued for the connection before this one is of no use to anybody.
         while self.queue.try_recv().is_ok() {}
         self.up.store(true, Ordering::Release);
-        self.listener.do_send(LinkChanged { peer, up: true });
+        tell(true);
         tracing::debug!(%peer, "link up");
         let ended = tokio::select! {
             written = connection::write_frames(&mut write, &mut self.queue, |_| ()) => {
@@ -234,7 +243,7 @@ impl Keeper {
             read = reader.next() => Some(read.err().map_or("closed".to_owned(), |e| e.to_string())),
         };
         self.up.store(false, Ordering::Release);
-        self.listener.do_send(LinkChanged { peer, up: false });
+        tell(false);
         tracing::info!(%peer, why = ended.unwrap_or_default(), "link down");
     }
 
@@ -248,6 +257,7 @@ impl Keeper {
             cluster_id: self.route.cluster_id,
             from: self.route.me,
             to: self.route.peer,
+            lane: self.route.lane,
         };
         match connection::open(write, reader, &opening).await {
             Ok(OpeningReply::Welcome) => Ok(()),

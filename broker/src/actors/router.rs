@@ -7,8 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-use actix::{Actor, Addr, ArbiterHandle, AsyncContext, Context, Handler, Message, ResponseFuture};
+use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, ResponseFuture};
 use baton_controller::state::ClusterState;
 use baton_protocol::error::{ErrorCode, WireError};
 use baton_protocol::ids::{BrokerEpoch, BrokerId, BrokerLife, TopicPartition};
@@ -23,9 +24,10 @@ use crate::actors::messages::{
     LinkChanged, MetadataCommands, MetadataSnapshot, Registered, SetChangeRefused,
     SetChangesRefused, ViewChanged,
 };
-use crate::actors::partition::{Partition, Surroundings};
+use crate::actors::partition::{Partition, Surroundings, Told};
 use crate::actors::peer_link::{PeerLink, Route, Unlink};
 use crate::actors::routes::Hosted;
+use crate::actors::workers::{Worker, Workers};
 use crate::data_dir::DataDir;
 use crate::hosting::{self, OpenedReplica};
 use crate::shared::Shared;
@@ -34,13 +36,14 @@ use crate::shared::Shared;
 pub struct Router {
     shared: Arc<Shared>,
     around: Surroundings,
-    /// Arbiters that replicas live on.
-    workers: Vec<ArbiterHandle>,
+    /// Threads that replicas live on.
+    workers: Workers,
     directory: Arc<DataDir>,
     data_dir: PathBuf,
     state: Option<ClusterState>,
     replicas: BTreeMap<TopicPartition, ReplicaHere>,
-    links: BTreeMap<BrokerId, (Route, Addr<PeerLink>)>,
+    /// The links to each other broker: one of each worker.
+    links: BTreeMap<BrokerId, (Route, Vec<Addr<PeerLink>>)>,
     /// The replicas that this broker's earlier lives had: those that the metadata showed first. Their
     /// logs are expected to be there.
     inherited: Option<BTreeSet<TopicPartition>>,
@@ -75,7 +78,7 @@ impl Router {
         shared: Arc<Shared>,
         around: Surroundings,
         directory: Arc<DataDir>,
-        workers: Vec<ArbiterHandle>,
+        workers: Workers,
     ) -> Self {
         let data_dir = shared.config.broker.data_dir.clone();
         Router {
@@ -119,22 +122,32 @@ impl Router {
                 peer: record.id,
                 life: record.epoch,
                 address: record.peer_address.clone(),
+                lane: 0,
             };
             let known = self.links.get(&record.id);
             if known.is_some_and(|(old, _)| old.life == route.life && old.address == route.address)
             {
                 continue;
             }
-            if let Some((_, link)) = self.links.remove(&record.id) {
+            for link in self
+                .links
+                .remove(&record.id)
+                .into_iter()
+                .flat_map(|(_, l)| l)
+            {
                 link.do_send(Unlink);
             }
-            let link = PeerLink::start_to(
-                route.clone(),
-                &self.around.links,
-                self.around.control.clone(),
-                ctx.address().recipient(),
-            );
-            self.links.insert(record.id, (route, link));
+            let start = |worker: &Worker| {
+                let lane = worker.lane;
+                let route = Route {
+                    lane,
+                    ..route.clone()
+                };
+                let control = self.around.control.clone();
+                PeerLink::start_to(route, worker, control, ctx.address().recipient())
+            };
+            let links = self.workers.iter().map(start).collect();
+            self.links.insert(record.id, (route, links));
         }
     }
 
@@ -295,22 +308,32 @@ impl Router {
         let name = name_of(topic, partition);
         let damage = opened.damage.as_ref().map(ToString::to_string);
         let reader = opened.reader.clone();
-        let links = self.around.links.up();
+        let worker = self.workers.of_partition(&partition);
+        let links = worker.links.up();
         let config = self.shared.config.core();
         let driver = opened.into_driver(me, config, view.clone(), links);
         let around = self.around.clone();
-        let replica = Partition::new(partition, name, driver, damage, around, watermark);
-        let worker = &self.workers[worker_of(&partition, self.workers.len())];
-        let actor = Partition::start_in_arbiter(worker, |_| replica);
+        let links = worker.links.clone();
+        let awake = Arc::new(AtomicBool::new(true));
+        let told = Told {
+            watermark,
+            awake: awake.clone(),
+        };
+        let replica = Partition::new(partition, name, driver, damage, links, around, told);
+        let actor = Partition::start_in_arbiter(&worker.arbiter, |_| replica);
         actor.do_send(ViewChanged(view.clone()));
         // A link may have changed between the look above and now: said again, it does no harm.
-        for peer in self.around.links.up() {
-            actor.do_send(LinkChanged { peer, up: true });
+        let lane = worker.lane;
+        for peer in worker.links.up() {
+            let up = true;
+            actor.do_send(LinkChanged { peer, lane, up });
         }
         let hosted = Hosted {
             actor: actor.clone(),
             reader,
             watermark: watermark_changes,
+            lane,
+            awake,
         };
         self.shared.routes.insert(partition, hosted);
         self.replicas
@@ -321,13 +344,6 @@ impl Router {
 /// A partition as people know it.
 fn name_of(topic: &TopicRecord, partition: TopicPartition) -> String {
     format!("{}/{}", topic.name, partition.partition)
-}
-
-/// A partition's worker. Stable, so that a replica's neighbours do not depend on the order in which
-/// replicas came.
-fn worker_of(partition: &TopicPartition, workers: usize) -> usize {
-    let topic = partition.topic.0.as_u64_pair();
-    ((topic.0 ^ topic.1).wrapping_add(u64::from(partition.partition.0)) % workers as u64) as usize
 }
 
 fn record_of<'a>(
@@ -453,8 +469,10 @@ impl Handler<LinkChanged> for Router {
     type Result = ();
 
     fn handle(&mut self, link: LinkChanged, _: &mut Self::Context) {
-        for replica in self.replicas.values() {
-            if let ReplicaHere::Running { actor, .. } = replica {
+        for (partition, replica) in &self.replicas {
+            if let ReplicaHere::Running { actor, .. } = replica
+                && self.workers.of_partition(partition).lane == link.lane
+            {
                 actor.do_send(link);
             }
         }

@@ -3,6 +3,7 @@
 //! Read on every request, changed when a replica comes or goes; readers never wait.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use actix::Addr;
@@ -23,6 +24,12 @@ pub struct Hosted {
     pub reader: LogReader,
     /// Its high watermark, to wait on.
     pub watermark: watch::Receiver<Offset>,
+    /// The worker that it lives on.
+    pub lane: u32,
+    /// Whether time alone may change something about it; see [`Replica::is_at_rest`].
+    ///
+    /// [`Replica::is_at_rest`]: baton_replication::Replica::is_at_rest
+    pub awake: Arc<AtomicBool>,
 }
 
 /// All replicas that this broker hosts. Cheap to clone.

@@ -96,7 +96,8 @@ pub fn run(args: &DevArgs) -> anyhow::Result<()> {
     result
 }
 
-/// The brokers of `dev` run with the defaults, and only the ports and directories differ.
+/// The brokers of `dev` run with the defaults; only ports and directories differ, and they share the
+/// processors.
 fn say_what_is_dropped() {
     let names = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
     let dropped: Vec<String> = names.filter(|name| name.starts_with("BATON__")).collect();
@@ -228,6 +229,11 @@ impl Dev<'_> {
                 command.env_remove(name);
             }
         }
+        // The brokers share the machine: as many threads each as if there were one of them would only
+        // wait for each other.
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+        let threads = (cores / usize::from(self.args.brokers)).max(1);
+        command.env("BATON__BROKER__THREADS", threads.to_string());
         let child = command
             .args(["broker", "start"])
             .args(["--id", &id.to_string()])

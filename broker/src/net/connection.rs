@@ -9,7 +9,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedReadHalf;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 /// Frames that go into one `writev` at most.
@@ -30,6 +30,9 @@ pub enum ConnectionError {
     /// The other side closed in the middle of a frame.
     #[error("connection closed within a frame")]
     Truncated,
+    /// The other side sent something before it was its turn.
+    #[error("something was sent before the connection was welcome")]
+    TooEarly,
 }
 
 /// The reading half.
@@ -47,6 +50,18 @@ impl FrameReader {
             buffer: BytesMut::with_capacity(READ_BYTES),
             decoder: Decoder::default(),
         }
+    }
+
+    /// The socket, to be served elsewhere.
+    ///
+    /// # Errors
+    /// If the other side has sent more than was read.
+    pub fn into_socket(self, write: OwnedWriteHalf) -> Result<TcpStream, ConnectionError> {
+        if !self.buffer.is_empty() {
+            return Err(ConnectionError::TooEarly);
+        }
+        let socket = self.socket.reunite(write);
+        socket.map_err(|_| ConnectionError::TooEarly)
     }
 
     /// The next frame; none when the other side has closed properly. Cancel-safe.

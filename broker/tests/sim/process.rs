@@ -18,6 +18,9 @@ use crate::switches::HostRule;
 /// Between two looks of a broker at its connections and replicas, in milliseconds.
 const TICK_MS: u64 = 100;
 
+/// A replica at rest is looked at once in so many rounds.
+const REST_TICKS: u64 = 10;
+
 /// Silence after which a broker looks for another controller, in milliseconds.
 const SILENCE_MS: u64 = 600;
 
@@ -169,7 +172,13 @@ impl World {
         let partitions: Vec<TopicPartition> = self.process(id).replicas.keys().copied().collect();
         let mut suspects = Vec::new();
         let heard = self.process(id).controller_heard;
+        let round = self.schedule.now().0 / TICK_MS;
         for partition in partitions {
+            let driver = self.brokers[&id].driver(&partition);
+            let at_rest = driver.is_some_and(|driver| driver.is_at_rest());
+            if at_rest && !(round + u64::from(partition.partition.0)).is_multiple_of(REST_TICKS) {
+                continue;
+            }
             if let Some(at) = heard {
                 self.input(id, partition, Input::ControllerHeard(at));
             }

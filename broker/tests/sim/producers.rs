@@ -8,6 +8,7 @@ use baton_protocol::client::Acks;
 use baton_protocol::ids::{
     BrokerId, Offset, PartitionIndex, ProducerId, Tick, TopicId, TopicPartition,
 };
+use baton_replication::Input;
 use baton_replication::event::{Acknowledged, Refusal, RequestId};
 
 use crate::cluster::{QUIET_FROM, World};
@@ -199,7 +200,11 @@ impl World {
         let request = RequestId(process.next_request);
         process.next_request += 1;
         process.requests.insert(request, (partition, attempt));
+        let heard = process.controller_heard;
         self.drive(id, partition, |driver, now, out| {
+            if let Some(at) = heard {
+                driver.input(now, Input::ControllerHeard(at), out);
+            }
             driver.produce(now, request, &batch, acks, TIMEOUT_MS, out);
         });
     }
