@@ -9,26 +9,28 @@
 mod growing;
 mod node;
 
+use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
-use serde_json::json;
+use anyhow::{Context, bail, ensure};
+use hdrhistogram::Histogram;
 
 use self::growing::Growing;
 pub use self::node::{NodeArgs, run as run_node};
-use crate::report::Row;
 
 /// Without an acknowledgement for so long, a process of the pipeline is held for dead.
 const STANDSTILL: Duration = Duration::from_secs(10);
 
 /// What the pipeline carries.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Load {
+    /// Where its files are.
+    pub dir: PathBuf,
     /// Bytes of a batch.
     pub batch_bytes: usize,
     /// Batches that may be unacknowledged.
@@ -78,6 +80,21 @@ impl Process {
     }
 }
 
+impl Process {
+    /// Waits until it has ended by itself, as it does when its source has.
+    fn end(mut self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + STANDSTILL;
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait()? {
+                ensure!(status.success(), "a process of the pipeline failed");
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        bail!("a process of the pipeline does not end")
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         // It may have ended by itself.
@@ -86,16 +103,25 @@ impl Drop for Process {
     }
 }
 
-/// Megabytes a second through the pipeline.
+/// What went through the pipeline.
+#[derive(Debug)]
+pub struct Through {
+    /// Megabytes a second.
+    pub mb_per_s: f64,
+    /// Nanoseconds from when a batch was sent to its acknowledgement.
+    pub latencies: Histogram<u64>,
+}
+
+/// Sends through the pipeline.
 ///
 /// # Errors
 /// If a process does not start, or there is no room for what it is sent.
-pub fn pipeline(load: &Load) -> anyhow::Result<f64> {
-    let dir = tempfile::tempdir()?;
+pub fn pipeline(load: &Load) -> anyhow::Result<Through> {
+    let dir = tempfile::tempdir_in(&load.dir)?;
     let second = Process::start(dir.path(), "second", &[], load.flush)?;
     let third = Process::start(dir.path(), "third", &[], load.flush)?;
     let first = Process::start(dir.path(), "first", &[&second, &third], load.flush)?;
-    let mut to = TcpStream::connect(&first.address)?;
+    let to = TcpStream::connect(&first.address)?;
     to.set_nodelay(true)?;
     let mut answers = to.try_clone()?;
     let (tell, told) = mpsc::channel();
@@ -107,35 +133,73 @@ pub fn pipeline(load: &Load) -> anyhow::Result<f64> {
             }
         }
     });
+    let through = feed(load, &to, &told)?;
+    to.shutdown(Shutdown::Write)?;
+    for process in [first, second, third] {
+        process.end()?;
+    }
+    listening.join().expect("it does not panic");
+    Ok(through)
+}
+
+/// Batches that are on their way.
+struct UnderWay {
+    acknowledged: u64,
+    batches: VecDeque<(u64, Instant)>,
+    latencies: Histogram<u64>,
+}
+
+impl UnderWay {
+    fn acknowledge(&mut self, to: u64) -> anyhow::Result<()> {
+        self.acknowledged = to;
+        while let Some((end, sent)) = self.batches.front()
+            && *end <= to
+        {
+            let nanos = sent.elapsed().as_nanos() as u64;
+            self.latencies.record(nanos)?;
+            self.batches.pop_front();
+        }
+        Ok(())
+    }
+}
+
+fn feed(load: &Load, mut to: &TcpStream, told: &mpsc::Receiver<u64>) -> anyhow::Result<Through> {
     let batch = vec![b'x'; load.batch_bytes];
-    let window = (load.batch_bytes * load.in_flight) as u64;
-    let (mut sent, mut acknowledged) = (0u64, 0u64);
+    let mut under_way = UnderWay {
+        acknowledged: 0,
+        batches: VecDeque::new(),
+        latencies: Histogram::new(3)?,
+    };
+    let wait = || told.recv_timeout(STANDSTILL).context("the pipeline broke");
+    let mut sent = 0u64;
     let begun = Instant::now();
     while begun.elapsed() < load.duration {
-        if sent + batch.len() as u64 - acknowledged > window {
-            acknowledged = told
-                .recv_timeout(STANDSTILL)
-                .context("the pipeline broke")?;
+        if under_way.batches.len() >= load.in_flight {
+            under_way.acknowledge(wait()?)?;
         } else {
+            let now = Instant::now();
             to.write_all(&batch)?;
             sent += batch.len() as u64;
+            under_way.batches.push_back((sent, now));
         }
-        acknowledged = told.try_iter().last().unwrap_or(acknowledged);
+        if let Some(last) = told.try_iter().last() {
+            under_way.acknowledge(last)?;
+        }
     }
-    while acknowledged < sent {
-        acknowledged = told
-            .recv_timeout(STANDSTILL)
-            .context("the pipeline broke")?;
+    while under_way.acknowledged < sent {
+        under_way.acknowledge(wait()?)?;
     }
-    let seconds = begun.elapsed().as_secs_f64();
-    to.shutdown(Shutdown::Write)?;
-    drop((first, second, third));
-    listening.join().expect("it does not panic");
-    Ok(sent as f64 / 1e6 / seconds)
+    Ok(Through {
+        mb_per_s: sent as f64 / 1e6 / begun.elapsed().as_secs_f64(),
+        latencies: under_way.latencies,
+    })
 }
 
 /// Megabytes a second over one TCP connection of this machine with itself.
-fn loopback(batch_bytes: usize, duration: Duration) -> anyhow::Result<f64> {
+///
+/// # Errors
+/// If a socket fails.
+pub fn loopback(batch_bytes: usize, duration: Duration) -> anyhow::Result<f64> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
     let sink = std::thread::spawn(move || -> std::io::Result<u64> {
@@ -161,8 +225,11 @@ fn loopback(batch_bytes: usize, duration: Duration) -> anyhow::Result<f64> {
 }
 
 /// Megabytes a second onto the disk, in one file, with an `fdatasync` after each MiB.
-fn disk(duration: Duration) -> anyhow::Result<f64> {
-    let dir = tempfile::tempdir()?;
+///
+/// # Errors
+/// If there is no room, or the disk fails.
+pub fn disk(dir: &Path, duration: Duration) -> anyhow::Result<f64> {
+    let dir = tempfile::tempdir_in(dir)?;
     let file = Growing::create(&dir.path().join("disk"))?;
     let bytes = vec![b'x'; 1 << 20];
     let mut written = 0u64;
@@ -173,20 +240,4 @@ fn disk(duration: Duration) -> anyhow::Result<f64> {
         written += bytes.len() as u64;
     }
     Ok(written as f64 / 1e6 / begun.elapsed().as_secs_f64())
-}
-
-/// The pipeline next to what it is made of.
-///
-/// # Errors
-/// As [`pipeline`] has.
-pub fn measure(load: &Load) -> anyhow::Result<Row> {
-    let brief = load.duration.min(Duration::from_secs(2));
-    Ok(vec![
-        ("batch bytes", json!(load.batch_bytes)),
-        ("in flight", json!(load.in_flight)),
-        ("flush", json!(if load.flush { "ack" } else { "none" })),
-        ("pipeline MB/s", json!(pipeline(load)?)),
-        ("loopback MB/s", json!(loopback(load.batch_bytes, brief)?)),
-        ("disk MB/s", json!(disk(brief)?)),
-    ])
 }
