@@ -13,9 +13,11 @@ mod usage;
 
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::Common;
 use crate::report::{Report, html, json, table};
@@ -71,6 +73,9 @@ enum Scenario {
     RooflineNode(roofline::NodeArgs),
 }
 
+/// How long what is under way may take to end.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// What `all` runs, in this order.
 const ALL: [&str; 11] = [
     "roofline",
@@ -90,12 +95,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match &cli.scenario {
         Scenario::RooflineNode(args) => roofline::run_node(args),
-        _ => tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .build()
-            .map_err(anyhow::Error::from)
-            // The brokers end with the thread that starts them: this one.
-            .and_then(|runtime| runtime.block_on(measure(&cli))),
+        _ => until_interrupted(&cli),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -104,6 +104,26 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Measures, until it is done or somebody has had enough: then brokers and files are cleared away, as
+/// at any end.
+fn until_interrupted(cli: &Cli) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    // The brokers end with the thread that starts them: this one.
+    let done = runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        tokio::select! {
+            done = measure(cli) => done,
+            _ = terminate.recv() => bail!("interrupted"),
+            _ = interrupt.recv() => bail!("interrupted"),
+        }
+    });
+    runtime.shutdown_timeout(END_TIMEOUT);
+    done
 }
 
 async fn measure(cli: &Cli) -> anyhow::Result<()> {
