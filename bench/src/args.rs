@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 
 /// What all scenarios are told.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "For every scenario")]
 pub struct Common {
     /// A cluster that runs already, as host:port, separated by commas; without it, one is started.
     #[arg(long, global = true, value_delimiter = ',', value_name = "ADDRESSES")]

@@ -14,6 +14,12 @@ use crate::report::{Case, Report, Run, Spread, Unit, unit};
 /// After the topic was made, before it counts as idle.
 const CALM: Duration = Duration::from_secs(2);
 
+/// Files that a broker has open of a partition: its newest segment, and the mark beside it.
+const FILES_EACH: u64 = 2;
+
+/// Files that a broker has open besides.
+const FILES_BESIDE: u64 = 512;
+
 const PER_MILLION: &str = "CPU, per million records";
 
 /// Flags of `partitions`.
@@ -39,8 +45,15 @@ pub struct PartitionsArgs {
 /// Measures with each number.
 pub async fn run(bench: &Bench, args: &PartitionsArgs) -> anyhow::Result<Report> {
     let mut cases: Vec<Case> = Vec::new();
+    let mut notes = vec![limits()];
     for partitions in &args.partitions {
         let name = count(*partitions, "partition");
+        if let Some(missing) = missing_files(bench, args, *partitions) {
+            let note = format!("{name}: left out, {missing}.");
+            eprintln!("partitions: {note}");
+            notes.push(note);
+            continue;
+        }
         let mut runs = Vec::new();
         for _ in bench.repeats("partitions", &name) {
             // Its memory tells nothing if it has had other topics.
@@ -62,7 +75,21 @@ pub async fn run(bench: &Bench, args: &PartitionsArgs) -> anyhow::Result<Report>
         about: "A topic of many partitions, idle and then with as many records as go, batch by batch to the next partition.".into(),
         settings,
         cases,
-        notes: vec![limits()],
+        notes,
+    })
+}
+
+/// What this system lacks for so many partitions on a cluster of its own: a broker that cannot open a
+/// file ends.
+fn missing_files(bench: &Bench, args: &PartitionsArgs, partitions: u32) -> Option<String> {
+    if !bench.common.bootstrap.is_empty() {
+        return None;
+    }
+    let on_each = u64::from(partitions * args.topic.replicas).div_ceil(3);
+    let needed = on_each * FILES_EACH + FILES_BESIDE;
+    let allowed = getrlimit(Resource::Nofile).maximum?;
+    (needed > allowed).then(|| {
+        format!("a broker needs {needed} open files and may have {allowed}; raise it with `ulimit -n {needed}`")
     })
 }
 
@@ -75,7 +102,7 @@ fn limits() -> String {
         text.trim().to_owned()
     });
     format!(
-        "Every partition takes open files and a memory map of each broker that has it. A process on this system may have {files} open files (ulimit -n) and {maps} memory maps (vm.max_map_count)."
+        "Every partition takes two open files and a memory map, at least, of each broker that has it. A process on this system may have {files} open files (ulimit -n) and {maps} memory maps (vm.max_map_count)."
     )
 }
 
