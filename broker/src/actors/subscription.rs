@@ -8,7 +8,7 @@ use std::sync::Arc;
 use baton_protocol::client::{ResponseBody, ServerMessage};
 use baton_protocol::error::{ErrorCode, WireError};
 use baton_protocol::ids::{Offset, TopicPartition};
-use baton_storage::{LogReader, ReadError};
+use baton_storage::{Chunk, LogReader, ReadError};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
@@ -127,10 +127,7 @@ impl Pusher {
                 return None;
             };
             drop(permit);
-            match self
-                .reader
-                .read(self.position, CHUNK_BYTES_MAX, high_watermark)
-            {
+            match self.read(high_watermark).await {
                 Ok(Some(chunk)) => {
                     let bytes = u32::try_from(chunk.bytes.len()).unwrap_or(u32::MAX);
                     self.position = chunk.end;
@@ -160,6 +157,23 @@ impl Pusher {
         };
         push(&self.out, &message, bytes::Bytes::new());
         read.filter(|error| matches!(error, ReadError::Damaged { .. }))
+    }
+
+    /// What is not in memory is read on a thread that may wait: here it would stop all that share
+    /// this one.
+    async fn read(&self, up_to: Offset) -> Result<Option<Chunk>, ReadError> {
+        let position = self.position;
+        if self.reader.is_in_memory(position, CHUNK_BYTES_MAX) {
+            return self.reader.read(position, CHUNK_BYTES_MAX, up_to);
+        }
+        let reader = self.reader.clone();
+        let read = move || reader.read_from_disk(position, CHUNK_BYTES_MAX, up_to);
+        match tokio::task::spawn_blocking(read).await {
+            Ok(result) => result,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // The process ends.
+            Err(_) => std::future::pending().await,
+        }
     }
 }
 

@@ -200,6 +200,39 @@ impl LogReader {
         Offset(self.published.high_watermark.load(Ordering::Acquire))
     }
 
+    /// Whether a read of about `bytes` from `from` on would find them in memory. Where it would not, it
+    /// waits for the disk, and belongs on a thread that may: see [`LogReader::read_from_disk`].
+    pub fn is_in_memory(&self, from: Offset, bytes: usize) -> bool {
+        let parts = self.published.parts.load();
+        let Some(part) = parts.iter().find(|part| part.extent().1 > from) else {
+            return true;
+        };
+        let floor = part.segment.index().floor(from);
+        let at = floor.unwrap_or(SEGMENT_HEADER_BYTES);
+        let to = at.saturating_add(bytes).min(part.extent().0);
+        part.segment.is_in_memory(at, to)
+    }
+
+    /// As [`LogReader::read`], and everything that it gives has been in memory a moment ago.
+    ///
+    /// # Errors
+    /// As [`LogReader::read`] has.
+    pub fn read_from_disk(
+        &self,
+        from: Offset,
+        bytes_max: usize,
+        up_to: Offset,
+    ) -> Result<Option<Chunk>, ReadError> {
+        let chunk = self.read(from, bytes_max, up_to)?;
+        if let Some(chunk) = &chunk {
+            // One byte of each of the smallest pages there are.
+            for byte in chunk.bytes.iter().step_by(4096) {
+                std::hint::black_box(*byte);
+            }
+        }
+        Ok(chunk)
+    }
+
     /// Whole entries from the one that holds `from` on (or, in a gap, the next one): as many as fit
     /// into `bytes_max`, at least one, none beyond `up_to`. None if there is nothing to read yet.
     pub fn read(

@@ -305,6 +305,25 @@ impl Segment {
         self.file.read_exact_at(buffer, at as u64)
     }
 
+    /// Whether the bytes from `from` to `to` are in memory: whoever touches them then waits for no
+    /// disk. What the system does not tell counts as in memory.
+    pub(crate) fn is_in_memory(&self, from: usize, to: usize) -> bool {
+        assert!(to <= self.map.len(), "a place in the mapping");
+        let page = rustix::param::page_size();
+        let start = from / page * page;
+        if start >= to {
+            return true;
+        }
+        let mut pages = vec![0u8; (to - start).div_ceil(page)];
+        // SAFETY: the range lies within the mapping and starts at a page of it; the system writes one
+        // byte for each page of the range, and there are as many.
+        let told = unsafe {
+            let address = self.map.as_mut_ptr().add(start);
+            libc::mincore(address.cast(), to - start, pages.as_mut_ptr())
+        };
+        told != 0 || pages.iter().all(|page| page & 1 == 1)
+    }
+
     /// Makes the file's bytes durable.
     pub fn sync(&self) -> Result<(), StorageError> {
         self.file.sync_data().context(&self.path, "flush")?;
