@@ -1,6 +1,7 @@
 //! The cluster's metadata on Raft. The only place that knows openraft: none of its types leaves
 //! this crate.
 
+mod bereaved;
 mod binding;
 mod keeper;
 mod log_store;

@@ -20,7 +20,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::types::{SnapshotMeta, Types, Vote, Voter};
+use crate::types::{LogId, SnapshotMeta, Types, Vote, Voter};
 
 /// Most bytes of a message: a snapshot goes in one.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
@@ -51,6 +51,12 @@ pub(crate) enum RequestBody {
     Join {
         cluster_id: ClusterId,
     },
+    /// Whether the process of the leader that leads by this vote is gone, as the asked voter finds,
+    /// and a log that ends there is long enough for it to give its vote.
+    IsGone {
+        reign: Vote,
+        last_log_id: Option<LogId>,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -61,6 +67,7 @@ pub(crate) enum Response {
     Identity(Identity),
     Formed,
     Joined,
+    IsGone(bool),
     Refused(String),
 }
 
@@ -176,10 +183,14 @@ pub async fn identify(address: &str, limit: Duration) -> Result<Identity, CallEr
     };
     match call(address, &request, limit).await? {
         Response::Identity(identity) => Ok(identity),
-        _ => Err(CallError::Refused {
-            address: address.to_owned(),
-            reason: "an answer to another question".to_owned(),
-        }),
+        _ => Err(other_answer(address)),
+    }
+}
+
+fn other_answer(address: &str) -> CallError {
+    CallError::Refused {
+        address: address.to_owned(),
+        reason: "an answer to another question".to_owned(),
     }
 }
 
@@ -217,6 +228,23 @@ pub(crate) async fn join(
     call(address, &Request { to, body }, limit)
         .await
         .map(|_| ())
+}
+
+/// Asks the voter `id` at `address` whether it agrees that the leader of `reign` is gone, and has no
+/// longer log than one that ends at `last_log_id`.
+pub(crate) async fn ask_whether_gone(
+    address: &str,
+    id: u64,
+    reign: Vote,
+    last_log_id: Option<LogId>,
+    limit: Duration,
+) -> Result<bool, CallError> {
+    let to = Some(id);
+    let body = RequestBody::IsGone { reign, last_log_id };
+    match call(address, &Request { to, body }, limit).await? {
+        Response::IsGone(gone) => Ok(gone),
+        _ => Err(other_answer(address)),
+    }
 }
 
 /// Makes connections to voters.

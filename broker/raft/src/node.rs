@@ -16,6 +16,7 @@ use openraft::{Config, Raft, SnapshotPolicy};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
+use crate::bereaved::{Follower, Loss};
 use crate::binding::Binding;
 use crate::keeper::Keeper;
 use crate::log_store::LogStore;
@@ -184,12 +185,19 @@ impl RaftNode {
             said: BTreeMap::new(),
         };
         runtime.spawn(keeper.run());
+        let loss = Loss::none();
+        let follower = Follower {
+            raft: raft.clone(),
+            loss: loss.clone(),
+        };
+        runtime.spawn(follower.run());
         let server = Server {
             raft: raft.clone(),
             machine: machine.clone(),
             binding,
             identity,
             voters: config.voters,
+            loss,
             deciding: tokio::sync::Mutex::default(),
         };
         runtime.spawn(accept(listener, server));

@@ -11,6 +11,7 @@ use openraft::Raft;
 use openraft::alias::SnapshotOf;
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::bereaved::{self, Loss};
 use crate::binding::Binding;
 use crate::membership::ConfiguredVoter;
 use crate::network::{
@@ -29,6 +30,7 @@ pub(crate) struct Server {
     pub binding: Arc<Binding>,
     pub identity: Identity,
     pub voters: Vec<ConfiguredVoter>,
+    pub loss: Loss,
     /// Held while it is decided which cluster this node belongs to.
     pub deciding: tokio::sync::Mutex<()>,
 }
@@ -79,12 +81,11 @@ impl Server {
                 .await
                 .map(Response::Append)
                 .map_err(|e| e.to_string()),
-            RequestBody::Vote(rpc) => self
-                .raft
-                .vote(rpc)
-                .await
-                .map(Response::Vote)
-                .map_err(|e| e.to_string()),
+            RequestBody::Vote(rpc) => {
+                let rpc = bereaved::judge(&self.raft, &self.loss, rpc).await;
+                let voted = self.raft.vote(rpc).await;
+                voted.map(Response::Vote).map_err(|e| e.to_string())
+            }
             RequestBody::PreVote(rpc) => self
                 .raft
                 .pre_vote(rpc)
@@ -113,6 +114,10 @@ impl Server {
                 .map(|()| Response::Formed),
             RequestBody::Join { cluster_id } => {
                 self.join(cluster_id).await.map(|()| Response::Joined)
+            }
+            RequestBody::IsGone { reign, last_log_id } => {
+                let gone = bereaved::agrees(&self.raft, &self.loss, &reign, last_log_id).await;
+                Ok(Response::IsGone(gone))
             }
         };
         result.unwrap_or_else(Response::Refused)

@@ -5,6 +5,8 @@ use baton_protocol::ids::ClusterId;
 use super::*;
 use crate::network::{form, identify, join};
 
+mod lost_leader;
+
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn cluster(id: u128) -> ClusterId {
