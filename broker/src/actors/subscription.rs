@@ -167,7 +167,7 @@ impl Pusher {
             return self.reader.read(position, CHUNK_BYTES_MAX, up_to);
         }
         let reader = self.reader.clone();
-        let read = move || reader.read_from_disk(position, CHUNK_BYTES_MAX, up_to);
+        let read = move || reader.read(position, CHUNK_BYTES_MAX, up_to);
         match tokio::task::spawn_blocking(read).await {
             Ok(result) => result,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),

@@ -42,6 +42,14 @@ impl Part {
         self.cut.is_some() || self.segment.header().sealed_len.is_some()
     }
 
+    /// About where `bytes` of entries lie that begin at `offset`.
+    fn stretch(&self, offset: Offset, bytes: usize) -> (usize, usize) {
+        let (len, _) = self.extent();
+        let floor = self.segment.index().floor(offset);
+        let at = floor.unwrap_or(SEGMENT_HEADER_BYTES);
+        (at, at.saturating_add(bytes).min(len).max(at))
+    }
+
     /// Header and position of the entry that holds `offset`, or of the first one after it.
     pub fn find(&self, offset: Offset) -> Result<Option<(usize, BatchHeader)>, ReadError> {
         let (len, _) = self.extent();
@@ -201,36 +209,14 @@ impl LogReader {
     }
 
     /// Whether a read of about `bytes` from `from` on would find them in memory. Where it would not, it
-    /// waits for the disk, and belongs on a thread that may: see [`LogReader::read_from_disk`].
+    /// waits for the disk, and belongs on a thread that may.
     pub fn is_in_memory(&self, from: Offset, bytes: usize) -> bool {
         let parts = self.published.parts.load();
-        let Some(part) = parts.iter().find(|part| part.extent().1 > from) else {
-            return true;
-        };
-        let floor = part.segment.index().floor(from);
-        let at = floor.unwrap_or(SEGMENT_HEADER_BYTES);
-        let to = at.saturating_add(bytes).min(part.extent().0);
-        part.segment.is_in_memory(at, to)
-    }
-
-    /// As [`LogReader::read`], and everything that it gives has been in memory a moment ago.
-    ///
-    /// # Errors
-    /// As [`LogReader::read`] has.
-    pub fn read_from_disk(
-        &self,
-        from: Offset,
-        bytes_max: usize,
-        up_to: Offset,
-    ) -> Result<Option<Chunk>, ReadError> {
-        let chunk = self.read(from, bytes_max, up_to)?;
-        if let Some(chunk) = &chunk {
-            // One byte of each of the smallest pages there are.
-            for byte in chunk.bytes.iter().step_by(4096) {
-                std::hint::black_box(*byte);
-            }
-        }
-        Ok(chunk)
+        let part = parts.iter().find(|part| part.extent().1 > from);
+        part.is_none_or(|part| {
+            let (at, to) = part.stretch(from, bytes);
+            part.segment.is_in_memory(at, to)
+        })
     }
 
     /// Whole entries from the one that holds `from` on (or, in a gap, the next one): as many as fit
@@ -257,6 +243,11 @@ impl LogReader {
             if part.extent().1 <= from {
                 continue;
             }
+            let (at, to) = part.stretch(from, bytes_max);
+            part.segment.load(at, to).map_err(|_| ReadError::Damaged {
+                segment: part.segment.base(),
+                position: at,
+            })?;
             if let Some((at, header)) = part.find(from)? {
                 return part.chunk(at, &header, bytes_max, up_to);
             }

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use baton_protocol::ids::Offset;
-use memmap2::{MmapOptions, MmapRaw};
+use memmap2::{Advice, MmapOptions, MmapRaw};
 use rustix::fs::FallocateFlags;
 use std::sync::Arc;
 
@@ -33,6 +33,10 @@ const GROWTH_MIN: usize = 64 << 10;
 
 /// The most that the file grows by at a time.
 const GROWTH_MAX: usize = 16 << 20;
+
+/// Most bytes that are asked of the disk at once: a reader of what is not in memory leaves room
+/// between for flushes, which somebody waits for.
+const LOAD_BYTES: usize = 256 << 10;
 
 /// A segment, mapped. Shared by the writer and every slice that readers hold.
 #[derive(Debug)]
@@ -143,6 +147,11 @@ impl Segment {
             .len(capacity.max(SEGMENT_HEADER_BYTES))
             .map_raw_read_only(&file)
             .context(&path, "map (see vm.max_map_count)")?;
+        // What is not in memory is read before it is touched, and no more than is wanted: the system
+        // would read megabytes ahead, and everybody else's flushes would wait behind them. It may be
+        // unable to take the hint.
+        map.advise(Advice::Random).ok();
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Random).ok();
         Ok(Segment {
             path,
             file,
@@ -322,6 +331,20 @@ impl Segment {
             libc::mincore(address.cast(), to - start, pages.as_mut_ptr())
         };
         told != 0 || pages.iter().all(|page| page & 1 == 1)
+    }
+
+    /// Sees to it that the bytes from `from` to `to` are in memory. They are read from the file: what
+    /// the disk will not give is an error there, and a signal in the mapping.
+    pub(crate) fn load(&self, from: usize, to: usize) -> std::io::Result<()> {
+        if self.is_in_memory(from, to) {
+            return Ok(());
+        }
+        let mut room = vec![0; LOAD_BYTES.min(to - from)];
+        for at in (from..to).step_by(LOAD_BYTES) {
+            let piece = LOAD_BYTES.min(to - at);
+            self.read_at(&mut room[..piece], at)?;
+        }
+        Ok(())
     }
 
     /// Makes the file's bytes durable.
