@@ -321,6 +321,16 @@ impl Router {
         };
         let replica = Partition::new(partition, name, driver, damage, links, around, told);
         let actor = Partition::start_in_arbiter(&worker.arbiter, |_| replica);
+        // First it can be found, then it speaks: of two replicas that begin at the same time the one
+        // that spoke last is heard by the other, and nobody has to ask again.
+        let hosted = Hosted {
+            actor: actor.clone(),
+            reader,
+            watermark: watermark_changes,
+            lane: worker.lane,
+            awake,
+        };
+        self.shared.routes.insert(partition, hosted);
         actor.do_send(ViewChanged(view.clone()));
         // A link may have changed between the look above and now: said again, it does no harm.
         let lane = worker.lane;
@@ -328,14 +338,6 @@ impl Router {
             let up = true;
             actor.do_send(LinkChanged { peer, lane, up });
         }
-        let hosted = Hosted {
-            actor: actor.clone(),
-            reader,
-            watermark: watermark_changes,
-            lane,
-            awake,
-        };
-        self.shared.routes.insert(partition, hosted);
         self.replicas
             .insert(partition, ReplicaHere::Running { actor, view });
     }
