@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use baton_protocol::client::{RequestBody, ResponseBody};
+use baton_protocol::error::ErrorCode;
 use baton_protocol::ids::{BrokerId, TopicPartition};
 use baton_protocol::metadata::{ClusterView, TopicRecord};
 use tokio::sync::{Mutex as AsyncMutex, mpsc};
@@ -167,6 +168,11 @@ impl Client {
         Err(Error::new(ErrorKind::UnknownTopic, "the topic was deleted"))
     }
 
+    /// Whether what a broker refused for this partition can succeed later, by what is known now.
+    pub(crate) fn can_succeed_later(&self, partition: TopicPartition, error: &Error) -> bool {
+        error.is_retriable() || knows_less(error, partition, &self.view())
+    }
+
     /// Sends a request to the leader of a partition, again until it succeeds, fails for good, or
     /// `limit` is over.
     pub(crate) async fn ask_leader(
@@ -195,7 +201,7 @@ impl Client {
                 )),
             };
             match result {
-                Err(error) if error.is_retriable() => attempts.not_sent(error),
+                Err(error) if self.can_succeed_later(partition, &error) => attempts.not_sent(error),
                 result => return result,
             }
             if attempts.are_over() {
@@ -206,10 +212,95 @@ impl Client {
     }
 }
 
+/// Whether a broker's word that there is no such topic or partition only means that it is behind:
+/// the view has both, under the very id. A view that has them no more agrees with the broker.
+fn knows_less(error: &Error, partition: TopicPartition, view: &ClusterView) -> bool {
+    let unknown = matches!(
+        error.code(),
+        Some(ErrorCode::UnknownTopic | ErrorCode::UnknownPartition)
+    );
+    let mut topics = view.topics.values();
+    unknown
+        && topics.any(|topic| {
+            topic.id == partition.topic && topic.partition(partition.partition).is_some()
+        })
+}
+
 pub(crate) fn leader_in(view: &ClusterView, partition: TopicPartition) -> Option<BrokerId> {
     let topic = view
         .topics
         .values()
         .find(|topic| topic.id == partition.topic)?;
     Some(topic.partition(partition.partition)?.leader?.broker)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use baton_protocol::error::WireError;
+    use baton_protocol::ids::{LeaderEpoch, Offset, PartitionIndex, PartitionVersion};
+    use baton_protocol::metadata::{Flush, PartitionRecord, TopicConfig};
+
+    use super::*;
+
+    /// A view of one topic with one partition.
+    fn view(topic: u128) -> ClusterView {
+        let config = TopicConfig {
+            replicas: 1,
+            sync_followers: 0,
+            flush: Flush::Ack,
+            unclean_election: false,
+        };
+        let record = TopicRecord {
+            id: id(topic, 0).topic,
+            name: "t".into(),
+            config,
+            partitions: vec![PartitionRecord {
+                replicas: vec![BrokerId(1)],
+                leader: None,
+                epoch: LeaderEpoch::NONE,
+                in_sync: BTreeSet::new(),
+                suspects: BTreeSet::new(),
+                version: PartitionVersion::default(),
+                sync_followers_commit: 0,
+                sync_followers_elect: 0,
+                offset_limit: Offset::ZERO,
+                offset_floor: Offset::ZERO,
+                lossy_epoch: LeaderEpoch::NONE,
+                leader_keeps: Offset::ZERO,
+                begins: Vec::new(),
+            }],
+        };
+        let topics = BTreeMap::from([("t".to_owned(), record)]);
+        ClusterView {
+            topics,
+            ..ClusterView::default()
+        }
+    }
+
+    fn id(topic: u128, partition: u32) -> TopicPartition {
+        TopicPartition {
+            topic: format!("{topic:032x}").parse().expect("an id"),
+            partition: PartitionIndex(partition),
+        }
+    }
+
+    #[test]
+    fn a_broker_that_does_not_know_what_the_view_shows_is_behind() {
+        for code in [ErrorCode::UnknownTopic, ErrorCode::UnknownPartition] {
+            let error = WireError::new(code, "there is none").into();
+            assert!(knows_less(&error, id(7, 0), &view(7)));
+            // The same name, but made anew since: it is another topic.
+            assert!(!knows_less(&error, id(7, 0), &view(8)));
+            assert!(!knows_less(&error, id(7, 1), &view(7)));
+            assert!(!knows_less(&error, id(7, 0), &ClusterView::default()));
+        }
+    }
+
+    #[test]
+    fn what_is_refused_for_another_reason_is_no_matter_of_who_knows_what() {
+        let error = WireError::new(ErrorCode::InvalidBatch, "malformed").into();
+        assert!(!knows_less(&error, id(7, 0), &view(7)));
+    }
 }

@@ -346,7 +346,7 @@ impl Lane {
                 let text = format!("a produce request was answered with {other:?}");
                 self.fail_front(Error::new(ErrorKind::Corrupt, text));
             }
-            Err(error) if error.is_retriable() => {
+            Err(error) if self.client.can_succeed_later(self.partition, &error) => {
                 tracing::debug!(partition = %self.partition, %error, "sent again");
                 let moved = matches!(
                     error.code(),

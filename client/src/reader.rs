@@ -160,7 +160,7 @@ impl Follower {
         loop {
             match self.read().await {
                 Ok(()) => return,
-                Err(error) if error.is_retriable() => {
+                Err(error) if self.client.can_succeed_later(self.partition, &error) => {
                     tracing::debug!(partition = %self.partition, %error, "subscribed again");
                     sleep(PAUSE).await;
                 }
