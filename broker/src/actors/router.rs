@@ -16,7 +16,7 @@ use baton_protocol::ids::{BrokerEpoch, BrokerId, BrokerLife, TopicPartition};
 use baton_protocol::metadata::{PartitionRecord, TopicRecord};
 use baton_replication::event::{PartitionView, ReplicaView};
 use baton_storage::Trust;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::actors::control_link::Report;
 use crate::actors::messages::{
@@ -47,6 +47,8 @@ pub struct Router {
     /// The replicas that this broker's earlier lives had: those that the metadata showed first. Their
     /// logs are expected to be there.
     inherited: Option<BTreeSet<TopicPartition>>,
+    /// Whose turn it is to put files away.
+    removals: Arc<Semaphore>,
     /// The notes of what befell earlier processes have been dropped: all logs are open.
     settled: bool,
 }
@@ -62,6 +64,11 @@ enum ReplicaHere {
     },
     /// Its log could not be opened; it takes no part until the next start.
     Failed,
+    /// It is gone from the metadata while its log is still being opened.
+    Abandoned,
+    /// It is gone from the metadata, and its files are being put away. Nothing is opened in their
+    /// place before that is done.
+    Leaving,
 }
 
 /// A replica's log has been opened, or not.
@@ -71,6 +78,11 @@ struct Opened {
     partition: TopicPartition,
     result: Result<OpenedReplica, hosting::HostingError>,
 }
+
+/// The files of a replica that is gone have been put away, as far as that was possible.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct PutAway(TopicPartition);
 
 impl Router {
     /// The router of this broker; replicas are spread over `workers`.
@@ -91,6 +103,7 @@ impl Router {
             replicas: BTreeMap::new(),
             links: BTreeMap::new(),
             inherited: None,
+            removals: Arc::new(Semaphore::new(1)),
             settled: false,
         }
     }
@@ -181,7 +194,7 @@ impl Router {
             .copied()
             .collect();
         for partition in gone {
-            self.drop_replica(state, partition);
+            self.drop_replica(state, partition, ctx);
         }
     }
 
@@ -201,7 +214,8 @@ impl Router {
                     *view = now;
                 }
             }
-            Some(ReplicaHere::Opening | ReplicaHere::Failed) => {}
+            Some(ReplicaHere::Opening | ReplicaHere::Failed | ReplicaHere::Leaving) => {}
+            Some(abandoned @ ReplicaHere::Abandoned) => *abandoned = ReplicaHere::Opening,
             None => {
                 self.replicas.insert(partition, ReplicaHere::Opening);
                 let data_dir = self.data_dir.clone();
@@ -239,30 +253,75 @@ impl Router {
 
     /// The topic was deleted, or the replica moved away. Its files are put away once nobody writes
     /// them any more.
-    fn drop_replica(&mut self, state: &ClusterState, partition: TopicPartition) {
+    fn drop_replica(
+        &mut self,
+        state: &ClusterState,
+        partition: TopicPartition,
+        ctx: &mut Context<Self>,
+    ) {
+        let Some(replica) = self.replicas.get_mut(&partition) else {
+            return;
+        };
+        let actor = match std::mem::replace(replica, ReplicaHere::Leaving) {
+            ReplicaHere::Running { actor, .. } => Some(actor),
+            ReplicaHere::Failed => None,
+            // The opening makes files: it has to end first.
+            ReplicaHere::Opening | ReplicaHere::Abandoned => {
+                *replica = ReplicaHere::Abandoned;
+                return;
+            }
+            ReplicaHere::Leaving => return,
+        };
         self.shared.routes.remove(&partition);
-        let replica = self.replicas.remove(&partition);
         let deleted = !state.topics.contains_key(&partition.topic);
+        self.put_away(partition, actor, deleted, ctx);
+    }
+
+    /// Puts a replica's files away when its actor, if it has one, has closed the log. To remove
+    /// gigabytes takes long, so it is done on a thread that may wait; one replica after the other,
+    /// which leaves the disk to those who write.
+    fn put_away(
+        &self,
+        partition: TopicPartition,
+        actor: Option<Addr<Partition>>,
+        deleted: bool,
+        ctx: &mut Context<Self>,
+    ) {
         let data_dir = self.data_dir.clone();
         let control = self.around.control.clone();
+        let turns = self.removals.clone();
+        let address = ctx.address();
         actix::spawn(async move {
-            if let Some(ReplicaHere::Running { actor, .. }) = replica
+            if let Some(actor) = actor
                 && let Err(error) = actor.send(ClosePartition).await
             {
                 tracing::warn!(%partition, %error, "a replica did not close");
             }
             control.report(Report::Trouble(partition, None));
-            if let Err(error) = hosting::retire(&data_dir, partition, deleted) {
+            let turn = turns.acquire_owned().await;
+            let retire = move || hosting::retire(&data_dir, partition, deleted);
+            let result = match tokio::task::spawn_blocking(retire).await {
+                Ok(result) => result,
+                Err(error) => Err(hosting::HostingError::Panicked(error.to_string())),
+            };
+            drop(turn);
+            if let Err(error) = result {
                 tracing::error!(%partition, %error, "the data of a replica that is gone could not be put away");
             }
+            address.do_send(PutAway(partition));
         });
     }
 
     /// This broker is registered as what it is, and all logs have been opened with that in mind: what
     /// befell earlier processes need not be known any longer.
     fn settle(&mut self) {
-        let mut replicas = self.replicas.values();
-        if self.settled || replicas.any(|replica| !matches!(replica, ReplicaHere::Running { .. })) {
+        let is_open = |replica: &ReplicaHere| match replica {
+            ReplicaHere::Running { .. } => true,
+            ReplicaHere::Opening | ReplicaHere::Failed => false,
+            // Not of this broker any more.
+            ReplicaHere::Abandoned | ReplicaHere::Leaving => true,
+        };
+        if self.settled || !self.replicas.values().all(is_open) {
             return;
         }
         self.settled = true;
@@ -294,6 +353,25 @@ impl Router {
         let why = WireError::new(code, text);
         self.shared.routes.fail(partition, why);
         self.replicas.insert(partition, ReplicaHere::Failed);
+    }
+
+    /// Begins anew with a replica whose files have been put away: the metadata may want it here again.
+    fn forget_and_follow(&mut self, partition: TopicPartition, ctx: &mut Context<Self>) {
+        let (Some(ReplicaHere::Leaving), Some(me)) =
+            (self.replicas.get(&partition), self.shared.me())
+        else {
+            return;
+        };
+        self.replicas.remove(&partition);
+        let Some(state) = self.state.take() else {
+            return;
+        };
+        if let Some((topic, record)) = record_of(&state, &partition)
+            && record.replicas.contains(&me.broker)
+        {
+            self.follow_partition(&state, topic, partition, record, ctx);
+        }
+        self.state = Some(state);
     }
 
     fn start_replica(&mut self, partition: TopicPartition, opened: OpenedReplica) {
@@ -496,9 +574,17 @@ impl Handler<ControllerKnown> for Router {
 impl Handler<Opened> for Router {
     type Result = ();
 
-    fn handle(&mut self, Opened { partition, result }: Opened, _: &mut Self::Context) {
-        if !matches!(self.replicas.get(&partition), Some(ReplicaHere::Opening)) {
-            return;
+    fn handle(&mut self, Opened { partition, result }: Opened, ctx: &mut Self::Context) {
+        match self.replicas.get_mut(&partition) {
+            Some(ReplicaHere::Opening) => {}
+            Some(abandoned @ ReplicaHere::Abandoned) => {
+                *abandoned = ReplicaHere::Leaving;
+                drop(result);
+                let state = self.state.as_ref();
+                let deleted = state.is_some_and(|s| !s.topics.contains_key(&partition.topic));
+                return self.put_away(partition, None, deleted, ctx);
+            }
+            _ => return,
         }
         match result {
             Ok(opened) => {
@@ -507,6 +593,14 @@ impl Handler<Opened> for Router {
             }
             Err(error) => self.fail_replica(partition, &error),
         }
+    }
+}
+
+impl Handler<PutAway> for Router {
+    type Result = ();
+
+    fn handle(&mut self, PutAway(partition): PutAway, ctx: &mut Self::Context) {
+        self.forget_and_follow(partition, ctx);
     }
 }
 
@@ -521,6 +615,7 @@ impl Handler<CloseAll> for Router {
             match replica {
                 ReplicaHere::Running { actor, .. } => closing.push(actor.send(ClosePartition)),
                 ReplicaHere::Opening | ReplicaHere::Failed => good = false,
+                ReplicaHere::Abandoned | ReplicaHere::Leaving => {}
             }
         }
         Box::pin(async move {

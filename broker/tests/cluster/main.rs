@@ -5,4 +5,5 @@ mod failover;
 mod harness;
 mod health;
 mod hostile;
+mod topics;
 mod usage;
