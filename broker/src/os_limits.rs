@@ -2,13 +2,17 @@
 //! memory maps. Found out at the start, with the command that raises it, and not in the middle of
 //! the night.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Files and maps of the process itself: libraries, sockets between brokers, Raft's log.
-const OWN: u64 = 256;
+/// Open files of the process itself: sockets between brokers, Raft's log, what is open for a moment.
+const OWN_FILES: u64 = 256;
+
+/// Maps of the process itself: libraries, and two for the stack of each thread, of which there are
+/// hundreds while logs are opened.
+const OWN_MAPS: u64 = 2_048;
 
 /// Where Linux keeps the number of maps that a process may have.
 const MAX_MAP_COUNT: &str = "/proc/sys/vm/max_map_count";
@@ -16,7 +20,9 @@ const MAX_MAP_COUNT: &str = "/proc/sys/vm/max_map_count";
 /// What is needed, and what there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Reckoning {
-    /// Segment files found in the data directory; each takes an open file and a map.
+    /// Logs found in the data directory; the mark of each is kept open.
+    partitions: u64,
+    /// Segment files found there; each takes an open file and a map.
     segments: u64,
     /// Client connections that are allowed.
     connections_max: u64,
@@ -30,18 +36,20 @@ impl Reckoning {
     /// The reason why the broker cannot start, if so.
     fn refusal(&self) -> Option<String> {
         let Reckoning {
+            partitions,
             segments,
             files,
             maps,
             ..
         } = *self;
-        let needed = segments + OWN;
+        let needed = self.files_stored();
         if files < needed {
             return Some(format!(
-                "the {segments} segment files of the data directory need {needed} open files, and this process may have {files}; raise it with `ulimit -n {}` (systemd: LimitNOFILE=)",
+                "the {partitions} partitions of the data directory, with {segments} segment files, need {needed} open files, and this process may have {files}; raise it with `ulimit -n {}` (systemd: LimitNOFILE=)",
                 needed * 2
             ));
         }
+        let needed = segments + OWN_MAPS;
         match maps {
             Some(maps) if maps < needed => Some(format!(
                 "the {segments} segment files of the data directory need {needed} memory maps, and a process may have {maps}; raise it with `sysctl -w vm.max_map_count={}`",
@@ -51,13 +59,18 @@ impl Reckoning {
         }
     }
 
+    /// Open files that what is stored takes, with those of the process itself.
+    fn files_stored(&self) -> u64 {
+        self.partitions + self.segments + OWN_FILES
+    }
+
     /// What will be missing once as many clients come as are allowed, if anything.
     fn warning(&self) -> Option<String> {
-        let needed = self.segments + OWN + self.connections_max;
+        let needed = self.files_stored() + self.connections_max;
         (self.files < needed).then(|| {
             format!(
-                "limits.connections_max is {}, but with {} segment files this process may have {} open files: raise it with `ulimit -n {needed}` (systemd: LimitNOFILE=), or lower limits.connections_max",
-                self.connections_max, self.segments, self.files
+                "limits.connections_max is {}, but with {} partitions and {} segment files this process may have {} open files: raise it with `ulimit -n {needed}` (systemd: LimitNOFILE=), or lower limits.connections_max",
+                self.connections_max, self.partitions, self.segments, self.files
             )
         })
     }
@@ -66,9 +79,13 @@ impl Reckoning {
 /// Raises the number of open files as far as the process may, and refuses to start where what is
 /// stored could not all be opened.
 pub fn check(data_dir: &Path, connections_max: usize) -> anyhow::Result<()> {
-    let segments = count_segments(&data_dir.join("topics"))
+    let Stored {
+        partitions,
+        segments,
+    } = count_stored(&data_dir.join("topics"))
         .with_context(|| format!("cannot list {}", data_dir.display()))?;
     let reckoning = Reckoning {
+        partitions,
         segments,
         connections_max: connections_max as u64,
         files: raise_files()?,
@@ -99,22 +116,44 @@ fn raise_files() -> anyhow::Result<u64> {
     Ok(maximum.unwrap_or(u64::MAX))
 }
 
-fn count_segments(dir: &Path) -> std::io::Result<u64> {
+/// What is in a data directory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Stored {
+    /// Directories with a log in them, which is empty perhaps.
+    partitions: u64,
+    segments: u64,
+}
+
+/// Counts in the directory of all topics: a directory in it holds those of its partitions.
+fn count_stored(topics: &Path) -> std::io::Result<Stored> {
+    let mut stored = Stored::default();
+    for topic in directories(topics)? {
+        for partition in directories(&topic)? {
+            stored.partitions += 1;
+            for entry in std::fs::read_dir(partition)? {
+                let is_segment = entry?.path().extension() == Some("log".as_ref());
+                stored.segments += u64::from(is_segment);
+            }
+        }
+    }
+    Ok(stored)
+}
+
+/// The directories in a directory, which need not be there.
+fn directories(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
-    let mut count = 0;
+    let mut found = Vec::new();
     for entry in entries {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
-            count += count_segments(&entry.path())?;
-        } else if entry.path().extension().is_some_and(|end| end == "log") {
-            count += 1;
+            found.push(entry.path());
         }
     }
-    Ok(count)
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -122,6 +161,7 @@ mod tests {
     use super::*;
 
     const ROOMY: Reckoning = Reckoning {
+        partitions: 400,
         segments: 1_000,
         connections_max: 10_000,
         files: 1 << 20,
@@ -140,13 +180,13 @@ mod tests {
             ..ROOMY
         };
         let text = files.refusal().expect("refused");
-        assert!(text.contains("ulimit -n 2512"), "{text}");
+        assert!(text.contains("ulimit -n 3312"), "{text}");
         let maps = Reckoning {
             maps: Some(1_000),
             ..ROOMY
         };
         let text = maps.refusal().expect("refused");
-        assert!(text.contains("vm.max_map_count=2512"), "{text}");
+        assert!(text.contains("vm.max_map_count=6096"), "{text}");
     }
 
     #[test]
@@ -157,18 +197,29 @@ mod tests {
         };
         assert_eq!(few.refusal(), None);
         let text = few.warning().expect("warned");
-        assert!(text.contains("ulimit -n 11256"), "{text}");
+        assert!(text.contains("ulimit -n 11656"), "{text}");
     }
 
     #[test]
-    fn segments_are_counted_wherever_they_lie() {
+    fn partitions_are_counted_with_their_segments() {
         let dir = tempfile::tempdir().expect("dir");
-        let partition = dir.path().join("7/0");
-        std::fs::create_dir_all(&partition).expect("made");
-        for name in ["00000000000000000000.log", "durable", "epochs"] {
-            std::fs::write(partition.join(name), b"").expect("written");
+        for (partition, segments) in [("7/0", 2), ("7/1", 0), ("8/0", 1)] {
+            let partition = dir.path().join(partition);
+            std::fs::create_dir_all(partition.join("quarantine")).expect("made");
+            for name in ["durable", "producers"] {
+                std::fs::write(partition.join(name), b"").expect("written");
+            }
+            for base in 0..segments {
+                let name = format!("{base:020}.log");
+                std::fs::write(partition.join(name), b"").expect("written");
+            }
         }
-        assert_eq!(count_segments(dir.path()).expect("listed"), 1);
-        assert_eq!(count_segments(&dir.path().join("none")).expect("listed"), 0);
+        let stored = Stored {
+            partitions: 3,
+            segments: 3,
+        };
+        assert_eq!(count_stored(dir.path()).expect("listed"), stored);
+        let none = count_stored(&dir.path().join("none"));
+        assert_eq!(none.expect("listed"), Stored::default());
     }
 }
