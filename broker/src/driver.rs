@@ -17,7 +17,7 @@ use baton_replication::event::{
     Proposal, Refusal, RequestId, SetProposal,
 };
 use baton_replication::producers::{ProducerStamp, ProducerTable};
-use baton_storage::{Chunk, StorageError};
+use baton_storage::{Chunk, Shortage, StorageError};
 use bytes::Bytes;
 
 /// The log that a driver works on. Object-safe, so that the simulator can put its own beneath.
@@ -174,11 +174,11 @@ pub struct Driver {
     log: Box<dyn PartitionLog>,
     /// Milliseconds since 1970, as the host last said; stamps epoch-start entries, decides nothing.
     wall_clock_ms: i64,
-    /// Metadata that names this replica leader, kept back while the disk has no room for the entry
-    /// that a reign begins with.
-    kept_back: Option<PartitionView>,
-    /// The bytes that the disk had no room for last.
-    short_of: Option<usize>,
+    /// Metadata that names this replica leader, kept back while there is no room for the entry that
+    /// a reign begins with, and what there is too little of.
+    kept_back: Option<(PartitionView, Shortage)>,
+    /// The bytes that there was no room for last, and what there was too little of.
+    short_of: Option<(usize, Shortage)>,
     /// How far each follower has been sent entries in this reign.
     sent: BTreeMap<BrokerId, Offset>,
     failed: bool,
@@ -304,7 +304,7 @@ impl Driver {
         match input {
             Input::Metadata(view) => self.learn(now, view, out),
             Input::Tick => {
-                if let Some(view) = self.kept_back.take() {
+                if let Some((view, _)) = self.kept_back.take() {
                     self.learn(now, view, out);
                 }
                 self.step(now, Input::Tick, &InHand::Nothing, out);
@@ -313,20 +313,19 @@ impl Driver {
         }
     }
 
-    /// Takes the metadata's view. A view that would make this replica the leader waits until the
-    /// disk has room for the first entry of the reign: a full disk is a reason not to lead, not a
-    /// reason to distrust the disk.
+    /// Takes the metadata's view. A view that would make this replica the leader waits until there
+    /// is room for the first entry of the reign: a full disk, or a process that may open no more
+    /// files, is a reason not to lead, not a reason to distrust the disk.
     fn learn(&mut self, now: Tick, view: PartitionView, out: &mut Vec<Output>) {
         self.kept_back = None;
-        if self.replica.would_lead(&view) {
-            match self.reserve(EPOCH_START_ROOM_BYTES) {
-                Ok(()) => {}
-                Err(error) if error.is_full() => {
-                    self.kept_back = Some(view);
-                    return;
-                }
-                Err(error) => return self.fail(error, out),
+        if self.replica.would_lead(&view)
+            && let Err(error) = self.reserve(EPOCH_START_ROOM_BYTES)
+        {
+            match error.shortage() {
+                Some(of) => self.kept_back = Some((view, of)),
+                None => self.fail(error, out),
             }
+            return;
         }
         let was_lossy = self.replica.log().lossy;
         self.step(now, Input::Metadata(view), &InHand::Nothing, out);
@@ -343,30 +342,29 @@ impl Driver {
         self.kept_back.is_none() && self.short_of.is_none() && self.replica.is_at_rest()
     }
 
-    /// Whether the lead waits for room on the disk.
-    pub fn waits_for_room(&self) -> bool {
-        self.kept_back.is_some()
+    /// What the lead waits for, if it does: room on the disk, or what else a log may be short of.
+    pub fn waits_for_room(&self) -> Option<Shortage> {
+        self.kept_back.as_ref().map(|(_, of)| *of)
     }
 
-    /// Whether the disk has no room for what was to be stored last. Looks again, which costs a call
-    /// of the system where it had none.
-    pub fn lacks_room(&mut self) -> bool {
-        if let Some(bytes) = self.short_of {
+    /// What there is too little of to store what was to be stored last. Looks again, which costs a
+    /// call of the system where there was too little.
+    pub fn lacks_room(&mut self) -> Option<Shortage> {
+        if let Some((bytes, _)) = self.short_of {
             // Whatever else is wrong comes up where something is stored.
             drop(self.reserve(bytes));
         }
-        self.short_of.is_some()
+        self.short_of.map(|(_, of)| of)
     }
 
     /// Makes sure of room for the next appends, and remembers where there is none.
     fn reserve(&mut self, bytes: usize) -> Result<(), StorageError> {
         let reserved = self.log.reserve(bytes);
-        match &reserved {
-            Err(error) if error.is_full() => self.short_of = Some(bytes),
-            Err(_) => self.short_of = None,
+        self.short_of = match &reserved {
+            Err(error) => error.shortage().map(|of| (bytes, of)),
             // Room for less, or for nothing, as an append without entries takes it, proves nothing.
-            Ok(()) => self.short_of = self.short_of.filter(|wanted| *wanted > bytes),
-        }
+            Ok(()) => self.short_of.filter(|(wanted, _)| *wanted > bytes),
+        };
         reserved
     }
 

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use baton_protocol::ids::TopicPartition;
+use baton_storage::Shortage;
 
 use crate::{data_dir, hosting};
 
@@ -42,9 +43,10 @@ impl Failure {
         std::process::exit(1);
     }
 
-    /// There is no room to go on. What is on the disk is sound.
-    pub fn no_room(&self, partition: TopicPartition) -> ! {
-        tracing::error!(%partition, data_dir = %self.data_dir.display(), "this broker ends: its disk is full; free space and start it again");
+    /// There is too little of something to go on. What is on the disk is sound.
+    pub fn no_room(&self, partition: TopicPartition, of: Shortage) -> ! {
+        let (what, remedy) = (of.what(), of.remedy());
+        tracing::error!(%partition, data_dir = %self.data_dir.display(), "this broker ends: it has no {what} ({remedy}); start it again then");
         std::process::exit(1);
     }
 }

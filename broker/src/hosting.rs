@@ -12,7 +12,8 @@ use baton_replication::producers::{ProducerTable, RememberedBatch};
 use baton_replication::rules::Rules;
 use baton_replication::{LogShape, Replica};
 use baton_storage::{
-    Chunk, DamageNote, Log, LogIdentity, LogReader, StorageError, Trust, ask_recheck, make_dirs,
+    Chunk, DamageNote, Log, LogIdentity, LogReader, Shortage, StorageError, Trust, ask_recheck,
+    make_dirs,
 };
 
 use crate::caretaker::Caretaker;
@@ -62,13 +63,13 @@ impl HostingError {
         }
     }
 
-    /// Whether the disk is full, and nothing else wrong.
-    pub fn is_full(&self) -> bool {
+    /// What there is too little of, if nothing else is wrong.
+    pub fn shortage(&self) -> Option<Shortage> {
         match self {
             HostingError::Storage(StorageError::Io { source, .. })
-            | HostingError::Io { source, .. } => source.kind() == std::io::ErrorKind::StorageFull,
-            HostingError::Storage(error) => error.is_full(),
-            HostingError::Unreadable { .. } | HostingError::Panicked(_) => false,
+            | HostingError::Io { source, .. } => Shortage::of(source),
+            HostingError::Storage(error) => error.shortage(),
+            HostingError::Unreadable { .. } | HostingError::Panicked(_) => None,
         }
     }
 }

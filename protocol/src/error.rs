@@ -51,7 +51,8 @@ pub enum ErrorCode {
     /// The request does not fit how things stand: the election it names has ended, a replica it
     /// needs is not in the in-sync set.
     InvalidState,
-    /// The disk of the broker is full. Not stored. Retry later.
+    /// The broker has no room: its disk is full, or it can open or map no more files. Not stored.
+    /// Retry later.
     StorageFull,
     /// The disk of the broker failed.
     StorageFailed,

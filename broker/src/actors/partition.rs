@@ -198,13 +198,19 @@ impl Partition {
     }
 
     /// What cannot be repaired here is said loudly; the other replicas go on without this one. A
-    /// disk that failed is no matter of one replica: the broker ends.
+    /// disk that failed is no matter of one replica: the broker ends. So it does where there was
+    /// too little of something for what cannot be refused any more, such as a cut.
     fn broken(&self, reason: &BrokenReason) {
         let (partition, name) = (self.id, &self.name);
         tracing::error!(%partition, name, ?reason, "this replica takes no part any more");
-        let full = matches!(reason, BrokenReason::Storage(error) if error.is_full());
+        let shortage = match reason {
+            BrokenReason::Storage(error) => error.shortage(),
+            BrokenReason::Breach(_) => None,
+        };
+        if let Some(of) = shortage {
+            self.around.failure.no_room(partition, of);
+        }
         match reason {
-            BrokenReason::Storage(_) if full => self.around.failure.no_room(partition),
             BrokenReason::Storage(error @ StorageError::Corrupt { .. }) => {
                 self.around
                     .failure
@@ -255,17 +261,21 @@ impl Partition {
         if let Some(damage) = &self.damage {
             return Some(format!("found its log damaged: {damage}"));
         }
-        let full = self.driver.lacks_room();
-        full.then(|| "has no room on its disk (free space there)".to_owned())
+        let of = self.driver.lacks_room()?;
+        Some(format!("has no {} ({})", of.what(), of.remedy()))
     }
 
     fn refusal_error(&self, refusal: &Refusal) -> WireError {
-        if matches!(refusal, Refusal::NotLeader) && self.driver.waits_for_room() {
+        if matches!(refusal, Refusal::NotLeader)
+            && let Some(of) = self.driver.waits_for_room()
+        {
             return WireError::new(
                 ErrorCode::StorageFull,
                 format!(
-                    "partition {}: the broker that shall lead it has no room on its disk to begin; free space there",
-                    self.name
+                    "partition {}: the broker that shall lead it has no {} to begin; {}",
+                    self.name,
+                    of.what(),
+                    of.remedy()
                 ),
             );
         }
@@ -276,13 +286,19 @@ impl Partition {
         let id = &self.name;
         match error {
             ProduceError::Refused(refusal) => self.refusal_error(&refusal),
-            ProduceError::Storage(error) if error.is_full() => WireError::new(
-                ErrorCode::StorageFull,
-                format!("partition {id}: {error}; free space on the broker's disk"),
-            ),
-            ProduceError::Storage(error) => {
-                WireError::new(ErrorCode::StorageFailed, format!("partition {id}: {error}"))
-            }
+            ProduceError::Storage(error) => match error.shortage() {
+                Some(of) => WireError::new(
+                    ErrorCode::StorageFull,
+                    format!(
+                        "partition {id}: its leader has no {}: {error}; {}",
+                        of.what(),
+                        of.remedy()
+                    ),
+                ),
+                None => {
+                    WireError::new(ErrorCode::StorageFailed, format!("partition {id}: {error}"))
+                }
+            },
         }
     }
 }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, ResponseFuture};
 use baton_controller::state::ClusterState;
@@ -31,6 +32,9 @@ use crate::actors::workers::{Worker, Workers};
 use crate::data_dir::DataDir;
 use crate::hosting::{self, OpenedReplica};
 use crate::shared::Shared;
+
+/// How long it is waited before a log is opened again for which there was too little of something.
+const OPEN_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 /// The actor that keeps this broker in step with the metadata.
 pub struct Router {
@@ -62,7 +66,8 @@ enum ReplicaHere {
         actor: Addr<Partition>,
         view: PartitionView,
     },
-    /// Its log could not be opened; it takes no part until the next start.
+    /// Its log could not be opened. It takes no part until the next start, unless there was only too
+    /// little of something: then it is opened again after a while.
     Failed,
     /// It is gone from the metadata while its log is still being opened.
     Abandoned,
@@ -332,18 +337,36 @@ impl Router {
         }
     }
 
-    /// The replica takes no part until the next start. Whoever asks for it is told why, and so is
-    /// whoever asks how the cluster is.
-    fn fail_replica(&mut self, partition: TopicPartition, error: &hosting::HostingError) {
+    /// The replica takes no part until the next start, or until there is enough again of what there
+    /// was too little of. Whoever asks for it is told why, and so is whoever asks how the cluster is.
+    fn fail_replica(
+        &mut self,
+        partition: TopicPartition,
+        error: &hosting::HostingError,
+        ctx: &mut Context<Self>,
+    ) {
         let record = self.state.as_ref().and_then(|s| record_of(s, &partition));
         let name = record.map(|(topic, _)| name_of(topic, partition));
-        tracing::error!(%partition, name, %error, "a replica's log cannot be used; the replica takes no part, its files are left as they are");
-        let (code, text) = match error.is_full() {
-            true => (
+        let shortage = error.shortage();
+        if shortage.is_some() {
+            ctx.run_later(OPEN_AGAIN_AFTER, move |router, ctx| {
+                router.forget_and_follow(partition, ctx);
+            });
+        }
+        // Said once, however often it is tried.
+        if self.shared.routes.failure(&partition).is_none() {
+            tracing::error!(%partition, name, %error, "a replica's log cannot be used; the replica takes no part, its files are left as they are");
+        }
+        let (code, text) = match shortage {
+            Some(of) => (
                 ErrorCode::StorageFull,
-                format!("cannot open its log ({error}); free space on its disk and restart it"),
+                format!(
+                    "cannot open its log ({error}): it has no {}; {}; it tries again by itself",
+                    of.what(),
+                    of.remedy()
+                ),
             ),
-            false => (
+            None => (
                 ErrorCode::StorageFailed,
                 format!("cannot use its log ({error}); it tries again when it is restarted"),
             ),
@@ -355,9 +378,10 @@ impl Router {
         self.replicas.insert(partition, ReplicaHere::Failed);
     }
 
-    /// Begins anew with a replica whose files have been put away: the metadata may want it here again.
+    /// Begins anew with a replica that does not run: its files have been put away, or its log could
+    /// not be opened. The metadata may want it here, now or again.
     fn forget_and_follow(&mut self, partition: TopicPartition, ctx: &mut Context<Self>) {
-        let (Some(ReplicaHere::Leaving), Some(me)) =
+        let (Some(ReplicaHere::Leaving | ReplicaHere::Failed), Some(me)) =
             (self.replicas.get(&partition), self.shared.me())
         else {
             return;
@@ -408,7 +432,10 @@ impl Router {
             lane: worker.lane,
             awake,
         };
-        self.shared.routes.insert(partition, hosted);
+        if self.shared.routes.insert(partition, hosted) {
+            tracing::info!(%partition, "a replica's log could be opened after all");
+            self.around.control.report(Report::Trouble(partition, None));
+        }
         actor.do_send(ViewChanged(view.clone()));
         // A link may have changed between the look above and now: said again, it does no harm.
         let lane = worker.lane;
@@ -591,7 +618,7 @@ impl Handler<Opened> for Router {
                 self.start_replica(partition, opened);
                 self.settle();
             }
-            Err(error) => self.fail_replica(partition, &error),
+            Err(error) => self.fail_replica(partition, &error, ctx),
         }
     }
 }

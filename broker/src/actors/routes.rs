@@ -56,13 +56,14 @@ impl Routes {
         table.get(partition).map(|hosted| then(&hosted.actor))
     }
 
-    /// Adds a replica.
-    pub fn insert(&self, partition: TopicPartition, hosted: Hosted) {
+    /// Adds a replica. Whether it was noted before why it is not here.
+    pub fn insert(&self, partition: TopicPartition, hosted: Hosted) -> bool {
         self.table.rcu(|table| {
             let mut table = HashMap::clone(table);
             table.insert(partition, hosted.clone());
             table
         });
+        self.failures().remove(&partition).is_some()
     }
 
     /// Takes a replica out.

@@ -91,10 +91,10 @@ fn a_full_disk_lacks_room_until_what_was_refused_fits() {
     let room = Arc::new(AtomicUsize::new(10));
     let mut driver = on_a_disk_with(&room);
     driver.reserve(10).expect("there is room");
-    assert!(!driver.lacks_room());
+    assert_eq!(driver.lacks_room(), None);
     driver.reserve(11).expect_err("the disk is full");
     driver.reserve(0).expect("nothing always fits");
-    assert!(driver.lacks_room());
+    assert_eq!(driver.lacks_room(), Some(Shortage::Disk));
     room.store(11, Ordering::Relaxed);
-    assert!(!driver.lacks_room());
+    assert_eq!(driver.lacks_room(), None);
 }

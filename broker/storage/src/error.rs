@@ -3,6 +3,57 @@
 use std::path::{Path, PathBuf};
 
 use baton_protocol::ids::Offset;
+use rustix::io::Errno;
+
+/// What a log may be short of. Nothing is wrong with what is stored, and what was asked for can be
+/// done once there is more of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shortage {
+    /// Room on the disk.
+    Disk,
+    /// Open files: the process, or the machine, has as many as it may.
+    OpenFiles,
+    /// Memory maps: the process has as many as it may.
+    Maps,
+}
+
+impl Shortage {
+    /// Of opening or making a file, if that is what the system's refusal means.
+    pub fn of(error: &std::io::Error) -> Option<Shortage> {
+        if error.kind() == std::io::ErrorKind::StorageFull {
+            return Some(Shortage::Disk);
+        }
+        Shortage::of_files(error)
+    }
+
+    /// These two say nothing about the disk, whatever was tried.
+    fn of_files(error: &std::io::Error) -> Option<Shortage> {
+        match Errno::from_io_error(error) {
+            Some(Errno::MFILE | Errno::NFILE) => Some(Shortage::OpenFiles),
+            _ => None,
+        }
+    }
+
+    /// What there is too little of, for a sentence such as "the broker has no ...".
+    pub fn what(self) -> &'static str {
+        match self {
+            Shortage::Disk => "room on its disk",
+            Shortage::OpenFiles => "open files left",
+            Shortage::Maps => "memory maps left",
+        }
+    }
+
+    /// What to do about it.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Shortage::Disk => "free space there",
+            Shortage::OpenFiles => {
+                "let the broker open more: `ulimit -n` (systemd: LimitNOFILE=; for the whole machine: fs.file-max)"
+            }
+            Shortage::Maps => "let it map more: `sysctl -w vm.max_map_count=`",
+        }
+    }
+}
 
 /// A failure of the log's storage. Every text names the file.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +66,19 @@ pub enum StorageError {
         path: PathBuf,
         /// By how much.
         bytes: u64,
+    },
+    /// The system has no more open files or memory maps for this process. Says nothing about the
+    /// disk; what was asked for was not done.
+    #[error("{path}: cannot {action}: {source}")]
+    Short {
+        /// Which file or directory.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// Of what.
+        of: Shortage,
+        /// What the system said.
+        source: std::io::Error,
     },
     /// The system refused.
     #[error("{path}: cannot {action}: {source}")]
@@ -65,16 +129,47 @@ pub enum StorageError {
 }
 
 impl StorageError {
-    /// Whether the disk is full, and nothing else wrong.
-    pub fn is_full(&self) -> bool {
-        matches!(self, StorageError::Full { .. })
+    /// What there is too little of, if nothing else is wrong.
+    pub fn shortage(&self) -> Option<Shortage> {
+        match self {
+            StorageError::Full { .. } => Some(Shortage::Disk),
+            StorageError::Short { of, .. } => Some(*of),
+            StorageError::Io { .. }
+            | StorageError::Corrupt { .. }
+            | StorageError::NewerVersion { .. }
+            | StorageError::WrongPartition { .. }
+            | StorageError::Failed { .. } => None,
+        }
     }
 
     pub(crate) fn io(path: &Path, action: &'static str, source: std::io::Error) -> Self {
-        StorageError::Io {
-            path: path.to_owned(),
-            action,
-            source,
+        let path = path.to_owned();
+        match Shortage::of_files(&source) {
+            Some(of) => StorageError::Short {
+                path,
+                action,
+                of,
+                source,
+            },
+            None => StorageError::Io {
+                path,
+                action,
+                source,
+            },
+        }
+    }
+
+    /// A file cannot be mapped. The system says that there is no memory where there are too many
+    /// maps.
+    pub(crate) fn map(path: &Path, source: std::io::Error) -> Self {
+        match Errno::from_io_error(&source) {
+            Some(Errno::NOMEM) => StorageError::Short {
+                path: path.to_owned(),
+                action: "map",
+                of: Shortage::Maps,
+                source,
+            },
+            _ => StorageError::io(path, "map", source),
         }
     }
 

@@ -10,13 +10,22 @@ use crate::witness::{Act, saw};
 
 /// Makes a directory's entries durable.
 pub(crate) fn sync_dir(dir: &Path) -> Result<(), StorageError> {
+    sync_open_dir(&open_dir(dir)?, dir)
+}
+
+/// A directory, to make its entries durable later.
+pub(crate) fn open_dir(dir: &Path) -> Result<File, StorageError> {
     // A relative path of one component has an empty parent.
     let dir = if dir.as_os_str().is_empty() {
         Path::new(".")
     } else {
         dir
     };
-    let file = File::open(dir).context(dir, "open")?;
+    File::open(dir).context(dir, "open")
+}
+
+/// Makes the entries of a directory that is open durable.
+pub(crate) fn sync_open_dir(file: &File, dir: &Path) -> Result<(), StorageError> {
     file.sync_all().context(dir, "flush")?;
     saw(Act::Dir, dir);
     Ok(())

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use baton_protocol::ids::Offset;
 
 use crate::error::StorageError;
-use crate::files::sync_dir;
+use crate::files::sync_open_dir;
 use crate::log::Log;
 use crate::segment::Segment;
 
@@ -77,15 +77,18 @@ impl FlushJob {
     /// [`Log::flush_failed`]. [`StorageError::Failed`] if that has happened before.
     pub fn run(self) -> Result<FlushDone, StorageError> {
         self.trusted.flush(&self.dir, || {
-            let mut new_file = false;
             for segment in &self.segments {
                 segment.sync()?;
-                new_file |= segment.fresh.load(Ordering::Acquire);
             }
-            if new_file {
-                sync_dir(&self.dir)?;
+            // All of them are in the same directory.
+            let fresh_in = self
+                .segments
+                .iter()
+                .find_map(|segment| segment.fresh_in().clone());
+            if let Some(directory) = fresh_in {
+                sync_open_dir(&directory, &self.dir)?;
                 for segment in &self.segments {
-                    segment.fresh.store(false, Ordering::Release);
+                    segment.fresh_in().take();
                 }
             }
             Ok(())
@@ -221,6 +224,8 @@ impl Log {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use baton_protocol::batch::BatchBuilder;
     use baton_protocol::ids::{LeaderEpoch, PartitionIndex, TopicId};
 
@@ -290,5 +295,49 @@ mod tests {
         append(&mut log);
         log.truncate(Offset(1)).expect("cut");
         assert_eq!(acts_on(&segment), [Act::Data, Act::Seal, Act::Data]);
+    }
+
+    /// Runs a flush of new segments whose directory cannot be made durable: it is none.
+    fn fail(job: FlushJob) {
+        let unfit = File::open("/dev/null").expect("opened");
+        *job.segments[1].fresh_in() = Some(Arc::new(unfit));
+        *job.segments[0].fresh_in() = None;
+        let error = job.run().expect_err("not to be flushed");
+        assert!(matches!(error, StorageError::Io { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_log_whose_flush_failed_never_says_again_that_it_is_durable() {
+        let root = tempfile::tempdir().expect("dir");
+        let dir = root.path();
+        let config = LogConfig {
+            segment_bytes_max: 1_000,
+            ..LogConfig::default()
+        };
+        let (mut log, _) = Log::open(dir, IDENTITY, config).expect("opens");
+        append(&mut log);
+        let done = log.prepare_flush().run().expect("flushed");
+        log.flushed(done).expect("noted");
+        let mark = std::fs::read(dir.join("durable")).expect("read");
+        for _ in 1..30 {
+            append(&mut log);
+        }
+        // One flush fails; another one of the same bytes is on its way and does not hear of it.
+        let (first, second) = (log.prepare_flush(), log.prepare_flush());
+        fail(first);
+        let failed = |result: Result<(), StorageError>| {
+            let error = result.expect_err("an error");
+            assert!(matches!(error, StorageError::Failed { .. }), "{error}");
+        };
+        failed(second.run().map(|_| ()));
+        failed(log.prepare_flush().run().map(|_| ()));
+        failed(log.save_producers(b"account"));
+        failed(log.truncate(Offset(5)));
+        failed(log.reserve(1));
+        failed(log.close());
+        failed(log.close());
+        assert_eq!(log.durable_end(), Offset(1));
+        assert_eq!(std::fs::read(dir.join("durable")).expect("read"), mark);
+        assert!(!dir.join("producers").exists());
     }
 }

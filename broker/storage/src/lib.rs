@@ -30,7 +30,7 @@ pub mod verify;
 mod witness;
 
 pub use damage::{Damage, DamageNote};
-pub use error::{ReadError, StorageError};
+pub use error::{ReadError, Shortage, StorageError};
 pub use files::make_dirs;
 pub use flush::{FlushDone, FlushJob};
 pub use header::{

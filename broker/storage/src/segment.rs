@@ -12,16 +12,16 @@ use std::fs::{File, OpenOptions};
 use std::io::IoSlice;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use baton_protocol::ids::Offset;
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use rustix::fs::FallocateFlags;
-use std::sync::Arc;
 
 use crate::error::{IoContext, StorageError};
-use crate::files::temporary;
+use crate::files::{open_dir, temporary};
 use crate::header::{
     LogIdentity, SEAL_AT, SEGMENT_HEADER_BYTES, SegmentHeader, encode_seal, file_name,
 };
@@ -51,8 +51,9 @@ pub struct Segment {
     len: AtomicUsize,
     /// Offset after the last entry.
     end: AtomicU64,
-    /// Its directory entry may not be durable yet.
-    pub(crate) fresh: AtomicBool,
+    /// Its directory, while its entry there may not be durable yet. Opened with the segment: a flush
+    /// that finds no more files to open would be one that failed.
+    fresh_in: Mutex<Option<Arc<File>>>,
     /// Bytes that its index file speaks of; 0 if there is none.
     pub(crate) indexed: AtomicUsize,
     /// Nobody has checked the entries below this position since the process began: they are checked
@@ -68,8 +69,9 @@ impl Segment {
     /// the log, which may go on without it.
     ///
     /// # Errors
-    /// [`StorageError::Full`] if there is no room on the disk, [`StorageError::Io`] if the system
-    /// refuses; the directory is then as it was.
+    /// [`StorageError::Full`] if there is no room on the disk, [`StorageError::Short`] if there are no
+    /// open files or maps left, [`StorageError::Io`] if the system refuses; the directory is then as
+    /// it was.
     pub fn create(
         dir: &Path,
         identity: LogIdentity,
@@ -78,6 +80,7 @@ impl Segment {
         room: usize,
     ) -> Result<Segment, StorageError> {
         let path = dir.join(file_name(base));
+        let directory = open_dir(dir)?;
         let unnamed = temporary(&path);
         let header = SegmentHeader {
             identity,
@@ -99,6 +102,9 @@ impl Segment {
         if made.is_err() {
             // The next start removes what cannot be removed now.
             drop(std::fs::remove_file(&unnamed));
+        }
+        if let Ok(segment) = &made {
+            *segment.fresh_in() = Some(Arc::new(directory));
         }
         made
     }
@@ -131,7 +137,6 @@ impl Segment {
         let segment = Segment::map(path, file, header, capacity, len)?;
         segment.allocated.store(size, Ordering::Release);
         segment.end.store(end.0, Ordering::Release);
-        segment.fresh.store(false, Ordering::Release);
         segment.index.store(Arc::new(index));
         Ok(segment)
     }
@@ -146,7 +151,7 @@ impl Segment {
         let map = MmapOptions::new()
             .len(capacity.max(SEGMENT_HEADER_BYTES))
             .map_raw_read_only(&file)
-            .context(&path, "map (see vm.max_map_count)")?;
+            .map_err(|error| StorageError::map(&path, error))?;
         // What is not in memory is read before it is touched, and no more than is wanted: the system
         // would read megabytes ahead, and everybody else's flushes would wait behind them. It may be
         // unable to take the hint.
@@ -160,7 +165,7 @@ impl Segment {
             allocated: AtomicUsize::new(0),
             len: AtomicUsize::new(len),
             end: AtomicU64::new(header.base.0),
-            fresh: AtomicBool::new(true),
+            fresh_in: Mutex::new(None),
             indexed: AtomicUsize::new(0),
             unchecked: AtomicUsize::new(0),
             index: ArcSwap::from_pointee(SparseIndex::default()),
@@ -218,7 +223,7 @@ impl Segment {
         let wanted = (need.max(have + step)).min(self.capacity()).max(need);
         match self.allocate(wanted) {
             // A disk that is almost full may still have room for what is needed now.
-            Err(error) if error.is_full() && wanted > need => self.allocate(need),
+            Err(StorageError::Full { .. }) if wanted > need => self.allocate(need),
             other => other,
         }
     }
@@ -352,6 +357,12 @@ impl Segment {
         self.file.sync_data().context(&self.path, "flush")?;
         saw(Act::Data, &self.path);
         Ok(())
+    }
+
+    /// Its directory, if that has to be flushed for its entry there to be durable. To be taken out
+    /// when it is.
+    pub(crate) fn fresh_in(&self) -> MutexGuard<'_, Option<Arc<File>>> {
+        self.fresh_in.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Marks the segment as ending at `len` for good, durably. What lies beyond is not part of the

@@ -6,6 +6,8 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+
 use crate::harness::{Cluster, PATIENCE, baton, free_ports};
 
 fn text(bytes: &[u8]) -> String {
@@ -96,4 +98,49 @@ fn a_producer_is_told_why_the_leader_cannot_lead() {
         said.contains(", which leads t/0, cannot use its log"),
         "{said}"
     );
+}
+
+/// Lets each broker open `more` files than it has open; none: as many as it may.
+fn limit_files(cluster: &Cluster, more: Option<u64>) {
+    for id in 1..=3 {
+        let pid = cluster.pid(id);
+        let open = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("listed");
+        let open = open.count() as u64;
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        let current = more.map(|more| open + more).or(maximum);
+        let pid = Pid::from_raw(pid).expect("a pid");
+        prlimit(Some(pid), Resource::Nofile, Rlimit { current, maximum }).expect("set");
+    }
+}
+
+#[test]
+fn brokers_without_open_files_live_on_and_take_up_what_they_could_not_open() {
+    let dir = tempfile::tempdir().expect("dir");
+    let cluster = Cluster::start(dir.path(), free_ports());
+    let pids = [1, 2, 3].map(|id| cluster.pid(id));
+    limit_files(&cluster, Some(40));
+    let made = cluster.run(&["topic", "create", "t", "--partitions", "60"]);
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    wait_for_status(
+        &cluster,
+        "open files left (let the broker open more: `ulimit -n`",
+    );
+    limit_files(&cluster, None);
+    // Every partition gets a share of them.
+    let mut produce = baton()
+        .args(["produce", "t", "--bootstrap"])
+        .arg(cluster.bootstrap().join(","))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("runs");
+    let mut stdin = produce.stdin.take().expect("stdin");
+    let input: String = (0..20_000).map(|i| format!("line {i}\n")).collect();
+    stdin.write_all(input.as_bytes()).expect("written");
+    drop(stdin);
+    let said = text(&produce.wait_with_output().expect("ends").stdout);
+    assert!(said.starts_with("20000 records acknowledged"), "{said}");
+    wait_for_status(&cluster, "\nall 60 partitions are led and fully replicated");
+    assert_eq!(pids, [1, 2, 3].map(|id| cluster.pid(id)), "none has ended");
+    cluster.end();
 }

@@ -105,7 +105,7 @@ impl World {
     /// One that is full ends nothing: room is made sure of before anything is stored.
     fn on_broken(&mut self, id: BrokerId, partition: TopicPartition, reason: &BrokenReason) {
         match reason {
-            BrokenReason::Storage(error) if error.is_full() => {
+            BrokenReason::Storage(error) if error.shortage().is_some() => {
                 panic!("broker {id}, {partition}: ended for want of room: {error}")
             }
             BrokenReason::Storage(_) | BrokenReason::Breach(Breach::FlushFailed) => {
