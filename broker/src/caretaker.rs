@@ -1,5 +1,6 @@
-//! Looks after the logs of this broker on a thread of its own: writes the hints that spare the next
-//! start its reading, and checks, slowly, what this start has believed without looking.
+//! Looks after the logs of this broker on a thread of its own: makes their marks durable, writes the hints
+//! that spare the next start its reading, and checks, slowly, what this start has believed without
+//! looking.
 //!
 //! One thread for the data directory, since all logs share its disk. Nobody waits for it. It repairs
 //! nothing: damage ends the broker, and the next start repairs it.

@@ -4,7 +4,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use baton_protocol::ids::Offset;
 
@@ -12,9 +11,6 @@ use crate::error::StorageError;
 use crate::files::sync_open_dir;
 use crate::log::Log;
 use crate::segment::Segment;
-
-/// How often the mark is made durable at most, while the log is written.
-const MARK_SYNC_EVERY: Duration = Duration::from_secs(1);
 
 /// What the log and its flushes know of the disk.
 #[derive(Debug, Default)]
@@ -174,10 +170,6 @@ impl Log {
         if self.mark.extent() != Some(extent) {
             self.mark.set(extent)?;
         }
-        if self.mark_synced_at.elapsed() >= MARK_SYNC_EVERY {
-            self.mark_synced_at = Instant::now();
-            self.mark.sync()?;
-        }
         Ok(())
     }
 
@@ -209,7 +201,7 @@ impl Log {
     pub(crate) fn settle(&mut self) -> Result<(), StorageError> {
         let done = self.prepare_flush().run()?;
         self.flushed(done)?;
-        self.mark.sync().inspect_err(|_| self.trusted.fail())
+        self.trusted.flush(&self.dir, || self.mark.sync())
     }
 
     pub(crate) fn check_trusted(&self) -> Result<(), StorageError> {

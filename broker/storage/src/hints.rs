@@ -3,22 +3,29 @@
 //!
 //! They speak only of what is durable and marked as such. Writing them is a [`HintJob`], for any
 //! thread that may wait; the log never waits for one, except for a cut: then no job may bring back
-//! what is being cut.
+//! what is being cut. The mark is made durable in the same way, at the same occasion or when it has not
+//! been for a while: a log of thousands would otherwise keep its thread waiting for the disk.
 
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use baton_protocol::ids::{LeaderEpoch, Offset};
 
 use crate::error::StorageError;
 use crate::files::sync_dir;
+use crate::flush::Trusted;
 use crate::header::{LogIdentity, SEGMENT_HEADER_BYTES};
 use crate::index_file::{self, IndexFile};
 use crate::log::Log;
+use crate::mark::MarkSync;
 use crate::producers::{self, Point};
 use crate::reader::Part;
 use crate::segment::Segment;
+
+/// How often the mark of a log that is written is made durable, at least.
+const MARK_SYNC_EVERY: Duration = Duration::from_secs(10);
 
 /// What a log knows of its hints.
 #[derive(Debug)]
@@ -140,6 +147,8 @@ pub struct HintJob {
     cuts: u64,
     indexes: Vec<IndexOf>,
     account: Option<(Point, Vec<u8>)>,
+    mark: MarkSync,
+    trusted: Arc<Trusted>,
 }
 
 /// An index to be written.
@@ -152,8 +161,9 @@ struct IndexOf {
 }
 
 impl HintJob {
-    /// Writes them, unless the log has been cut or closed since. Without them a start has more to
-    /// read, so a failure is said and no more.
+    /// Makes the mark durable and writes the hints, unless the log has been cut or closed since.
+    /// Without hints a start has more to read, so a failure is said and no more. A mark that cannot be
+    /// flushed is the end of the log.
     pub fn run(self) {
         let Some(shared) = self.shared.upgrade() else {
             return;
@@ -166,6 +176,11 @@ impl HintJob {
 
     fn write(&self, shared: &Shared, turn: &mut Turn) {
         let dir = shared.dir.display();
+        // First: after a power cut hints count as far as the mark goes.
+        if let Err(error) = self.trusted.flush(&shared.dir, || self.mark.run()) {
+            tracing::error!(%dir, %error, "the mark of a log cannot be made durable; the log takes nothing more");
+            return;
+        }
         for index in &self.indexes {
             if let Err(error) = index.write(shared.identity) {
                 tracing::warn!(%dir, %error, "the index of a segment cannot be written; the next start reads the segment instead");
@@ -237,8 +252,14 @@ impl Log {
             cuts,
             indexes: self.indexes_since(bytes),
             account: self.hints.account.take_if(|(at, _)| at.end <= durable_end),
+            mark: self.mark.to_sync(),
+            trusted: self.trusted.clone(),
         };
-        (!job.is_empty()).then_some(job)
+        let due = !job.is_empty() || self.mark_synced_at.elapsed() >= MARK_SYNC_EVERY;
+        due.then(|| {
+            self.mark_synced_at = Instant::now();
+            job
+        })
     }
 
     fn indexes_since(&mut self, bytes: usize) -> Vec<IndexOf> {

@@ -14,6 +14,7 @@ mod index;
 mod index_file;
 mod log;
 mod mark;
+mod mark_file;
 mod producers;
 pub mod quarantine;
 mod reader;
@@ -38,6 +39,7 @@ pub use header::{
 };
 pub use hints::HintJob;
 pub use log::{Log, LogConfig, entry_bytes};
+pub use mark_file::MARKS_OPEN_MAX;
 pub use reader::{Chunk, LogReader};
 pub use recheck::ask_recheck;
 pub use recovery::{Check, Recovery};

@@ -6,19 +6,21 @@
 //! `[magic "BTNMARK2"][u64 counter][u64 durable end][u64 start][28 bytes of zero][u32 CRC-32 of the
 //! 60 bytes before]`. It is written after every flush, and made durable now and then: after a kill it
 //! is exact, after a power cut it may lag behind, which makes recovery less strict, never wrong about
-//! what it cuts above it.
+//! what it cuts above it. Its file need not be open all the time: see [`crate::mark_file`].
 //!
 //! The first version had slots of 32 bytes, `[magic "BTNMARK1"][u64 counter][u64 durable end][u32
 //! zero][u32 CRC-32 of the 28 bytes before]`, and no start: logs started at 0. It is still read.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use baton_protocol::ids::Offset;
 
 use crate::error::{IoContext, StorageError};
 use crate::files::replace_file;
+use crate::mark_file::MarkFile;
+use crate::witness::{Act, saw};
 
 const NAME: &str = "durable";
 const MAGIC: [u8; 8] = *b"BTNMARK2";
@@ -47,9 +49,9 @@ struct Slot {
 /// The mark file of a log.
 #[derive(Debug)]
 pub(crate) struct Mark {
-    path: PathBuf,
-    /// None for a file of the first version, which is not written to but replaced.
-    file: Option<File>,
+    file: MarkFile,
+    /// The file is one of the first version, which is not written to but replaced.
+    old: bool,
     counter: u64,
     /// None if no sound slot was found.
     extent: Option<Extent>,
@@ -59,12 +61,12 @@ impl Mark {
     /// Opens the mark in `dir`, or makes an empty one.
     pub fn open(dir: &Path) -> Result<Mark, StorageError> {
         let path = dir.join(NAME);
-        let file = open_file(&path)?;
-        let newest = newest(&file, &path)?;
-        let old = newest.is_some_and(|slot| slot.old);
+        let file = MarkFile::open(&path).context(&path, "open")?;
+        let opened = file.get().context(&path, "open")?;
+        let newest = newest(&opened, &path)?;
         Ok(Mark {
-            path,
-            file: (!old).then_some(file),
+            file,
+            old: newest.is_some_and(|slot| slot.old),
             counter: newest.map_or(0, |slot| slot.counter),
             extent: newest.map(|slot| slot.extent),
         })
@@ -92,32 +94,43 @@ impl Mark {
         self.extent = Some(extent);
         let slot = encode(self.counter, extent);
         let at = (self.counter % 2) * SLOT as u64;
-        if let Some(file) = &self.file {
-            return file.write_all_at(&slot, at).context(&self.path, "write");
+        let path = self.file.path();
+        if !self.old {
+            let file = self.file.get().context(path, "open")?;
+            return file.write_all_at(&slot, at).context(path, "write");
         }
         // The slots are larger now: written over the old ones they could leave none that is sound.
         let mut both = [0; 2 * SLOT];
         both[at as usize..][..SLOT].copy_from_slice(&slot);
-        replace_file(&self.path, &[&both])?;
-        self.file = Some(open_file(&self.path)?);
+        replace_file(path, &[&both])?;
+        self.file.forget();
+        self.old = false;
         Ok(())
     }
 
     /// Makes the mark durable.
     pub fn sync(&self) -> Result<(), StorageError> {
-        let file = self.file.as_ref();
-        file.map_or(Ok(()), |file| file.sync_data().context(&self.path, "flush"))
+        self.to_sync().run()
+    }
+
+    /// Makes the mark durable as it is then, wherever it is run.
+    pub fn to_sync(&self) -> MarkSync {
+        MarkSync(self.file.clone())
     }
 }
 
-fn open_file(path: &Path) -> Result<File, StorageError> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
-        .context(path, "open")
+/// A mark to be made durable, on any thread.
+#[derive(Debug)]
+pub(crate) struct MarkSync(MarkFile);
+
+impl MarkSync {
+    pub fn run(&self) -> Result<(), StorageError> {
+        let path = self.0.path();
+        let file = self.0.get().context(path, "open")?;
+        file.sync_data().context(path, "flush")?;
+        saw(Act::Mark, path);
+        Ok(())
+    }
 }
 
 fn newest(file: &File, path: &Path) -> Result<Option<Slot>, StorageError> {

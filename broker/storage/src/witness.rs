@@ -11,6 +11,8 @@ pub(crate) enum Act {
     Data,
     /// A segment's seal was written.
     Seal,
+    /// The mark was flushed.
+    Mark,
 }
 
 #[cfg(not(test))]

@@ -6,7 +6,7 @@ mod common;
 use std::fs::File;
 use std::path::Path;
 
-use baton_storage::{Log, LogConfig, Shortage, StorageError};
+use baton_storage::{Log, LogConfig, MARKS_OPEN_MAX, Shortage, StorageError};
 use common::{CONFIG, IDENTITY, append, batch, entries, flush, open};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -34,11 +34,33 @@ fn has_no_half_made_segment(dir: &Path) -> bool {
     files.all(|file| file.expect("file").path().extension() != Some("tmp".as_ref()))
 }
 
+fn limit_files(current: u64) {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let current = Some(current);
+    setrlimit(Resource::Nofile, Rlimit { current, maximum }).expect("set");
+}
+
+/// The mark of a log that was not written for long is not open any more, and has to be opened when there
+/// is nothing left to open it with.
+fn a_mark_finds_a_file_where_there_is_none_left() {
+    limit_files(MARKS_OPEN_MAX as u64 + 64);
+    let dir = tempfile::tempdir().expect("dir");
+    let (mut first, _) = open(&dir.path().join("first"));
+    append(&mut first, 1, 1, 1);
+    let others: Vec<Log> = (0..MARKS_OPEN_MAX)
+        .map(|i| open(&dir.path().join(i.to_string())).0)
+        .collect();
+    let files = use_up();
+    flush(&mut first);
+    assert_eq!(first.durable_end(), first.end());
+    drop((files, others));
+    first.close().expect("closed");
+}
+
 #[test]
 fn without_open_files_or_maps_only_a_new_segment_is_refused() {
-    let maximum = getrlimit(Resource::Nofile).maximum;
-    let current = Some(64);
-    setrlimit(Resource::Nofile, Rlimit { current, maximum }).expect("lowered");
+    a_mark_finds_a_file_where_there_is_none_left();
+    limit_files(64);
     let dir = tempfile::tempdir().expect("dir");
     let (mut log, _) = open(dir.path());
     append(&mut log, 1, 1, 1);
