@@ -1,17 +1,21 @@
 //! What the system allows this process, held against what the broker may need: open files and
 //! memory maps. Found out at the start, with the command that raises it, and not in the middle of
 //! the night.
+//!
+//! A log takes an open file and a map for each of its segments. Its mark takes a file more, but only so
+//! many marks of a process are open at a time.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use baton_storage::MARKS_OPEN_MAX;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Open files of the process itself: sockets between brokers, Raft's log, what is open for a moment.
 const OWN_FILES: u64 = 256;
 
-/// Maps of the process itself: libraries, and two for the stack of each thread, of which there are
-/// hundreds while logs are opened.
+/// Maps of the process itself: libraries, and two for the stack of each thread, of which there can be
+/// hundreds while clients read what is not in memory.
 const OWN_MAPS: u64 = 2_048;
 
 /// Where Linux keeps the number of maps that a process may have.
@@ -20,7 +24,7 @@ const MAX_MAP_COUNT: &str = "/proc/sys/vm/max_map_count";
 /// What is needed, and what there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Reckoning {
-    /// Logs found in the data directory; the mark of each is kept open.
+    /// Logs found in the data directory.
     partitions: u64,
     /// Segment files found there; each takes an open file and a map.
     segments: u64,
@@ -61,7 +65,7 @@ impl Reckoning {
 
     /// Open files that what is stored takes, with those of the process itself.
     fn files_stored(&self) -> u64 {
-        self.partitions + self.segments + OWN_FILES
+        self.segments + self.partitions.min(MARKS_OPEN_MAX as u64) + OWN_FILES
     }
 
     /// What will be missing once as many clients come as are allowed, if anything.
@@ -187,6 +191,23 @@ mod tests {
         };
         let text = maps.refusal().expect("refused");
         assert!(text.contains("vm.max_map_count=6096"), "{text}");
+    }
+
+    #[test]
+    fn of_many_partitions_only_some_marks_are_open() {
+        let many = Reckoning {
+            partitions: 10_000,
+            segments: 10_000,
+            connections_max: 1_000,
+            files: 12_000,
+            ..ROOMY
+        };
+        assert_eq!((many.refusal(), many.warning()), (None, None));
+        let fewer = Reckoning {
+            files: 10_000 + MARKS_OPEN_MAX as u64 + OWN_FILES - 1,
+            ..many
+        };
+        assert!(fewer.refusal().is_some());
     }
 
     #[test]
