@@ -2,18 +2,21 @@
 //! are. Handed to whoever needs it; there are no globals, so that several brokers can live in one
 //! process.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use baton_controller::state::ClusterState;
+use baton_protocol::client::ServerMessage;
 use baton_protocol::ids::{BrokerEpoch, BrokerId, BrokerLife, ClusterId, Tick};
-use baton_protocol::metadata::ClusterView;
+use baton_protocol::metadata::{ClusterView, TopicRecord};
+use bytes::Bytes;
 use tokio::sync::{Semaphore, watch};
 
 use crate::actors::control_link::ControlLink;
 use crate::actors::routes::Routes;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::net::connection::Outgoing;
 use crate::producer_ids::ProducerIds;
 
 /// The cluster's metadata as this broker knows it.
@@ -23,6 +26,61 @@ pub struct Known {
     pub state: Option<Arc<ClusterState>>,
     /// The broker whose controller is active.
     pub controller: Option<BrokerId>,
+    /// What clients are pushed of this, once the first of them is: encoded once for all, since it is
+    /// large where there are many partitions.
+    push: Arc<OnceLock<Option<Outgoing>>>,
+}
+
+impl Known {
+    /// The metadata is now this.
+    pub fn set_state(&mut self, state: Arc<ClusterState>) {
+        self.state = Some(state);
+        self.push = Arc::default();
+    }
+
+    /// The active controller is now this one, as far as is known. Whether that is news.
+    pub fn set_controller(&mut self, controller: Option<BrokerId>) -> bool {
+        let changed = self.controller != controller;
+        if changed {
+            self.controller = controller;
+            self.push = Arc::default();
+        }
+        changed
+    }
+
+    /// The frame that shows all of it to clients, none before the first word of a controller.
+    fn push(&self) -> Option<Outgoing> {
+        let view = || self.view(None).map(ServerMessage::Metadata);
+        let encode = || {
+            let frame = Outgoing::encode(&view()?, Bytes::new());
+            let failed = |error| tracing::error!(%error, "the metadata could not be encoded");
+            frame.map_err(failed).ok()
+        };
+        let frame = self.push.get_or_init(encode);
+        frame.as_ref().map(Outgoing::again)
+    }
+
+    /// The metadata as clients are shown it, of all topics or of those named. What only brokers need
+    /// to know of partitions is left out: where earlier leaders began.
+    fn view(&self, topics: Option<&[String]>) -> Option<ClusterView> {
+        let state = self.state.as_ref()?;
+        let wanted = |name: &String| topics.is_none_or(|names| names.contains(name));
+        let topics = state.topics.values().filter(|topic| wanted(&topic.name));
+        let shown = |topic: &Arc<TopicRecord>| {
+            let mut topic = TopicRecord::clone(topic);
+            for partition in &mut topic.partitions {
+                partition.begins = Vec::new();
+            }
+            (topic.name.clone(), topic)
+        };
+        Some(ClusterView {
+            cluster_id: state.cluster_id,
+            index: state.index,
+            controller: self.controller,
+            brokers: state.brokers.clone(),
+            topics: topics.map(shown).collect(),
+        })
+    }
 }
 
 /// What the parts of one broker share.
@@ -85,17 +143,82 @@ impl Shared {
     /// The metadata as clients are shown it, of all topics or of those named.
     pub fn view(&self, topics: Option<&[String]>) -> Option<ClusterView> {
         let known = self.known.borrow().clone();
-        let state = known.state?;
-        let wanted = |name: &String| topics.is_none_or(|names| names.contains(name));
-        let topics = state.topics.values().filter(|topic| wanted(&topic.name));
-        Some(ClusterView {
-            cluster_id: state.cluster_id,
-            index: state.index,
-            controller: known.controller,
-            brokers: state.brokers.clone(),
-            topics: topics
-                .map(|topic| (topic.name.clone(), topic.clone()))
-                .collect(),
-        })
+        known.view(topics)
+    }
+
+    /// The frame that shows the metadata to clients that watch it; none if there is none yet.
+    pub fn push(&self) -> Option<Outgoing> {
+        let known = self.known.borrow().clone();
+        known.push()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use baton_controller::command::Command;
+    use baton_protocol::ids::{DirectoryId, MetadataIndex, ProcessId, TopicId};
+    use baton_protocol::metadata::{Flush, TopicConfig};
+
+    use super::*;
+
+    fn state() -> ClusterState {
+        let register = Command::RegisterBroker {
+            id: BrokerId(1),
+            directory: DirectoryId::default(),
+            client_address: String::new(),
+            peer_address: String::new(),
+            log_lost: false,
+            shown_life: None,
+            process: ProcessId::default(),
+            unclean_restart: false,
+        };
+        let create = Command::CreateTopic {
+            id: TopicId::default(),
+            name: "t".into(),
+            config: TopicConfig {
+                replicas: 1,
+                sync_followers: 0,
+                flush: Flush::Ack,
+                unclean_election: false,
+            },
+            assignments: vec![vec![BrokerId(1)]; 3],
+        };
+        let mut state = ClusterState::default();
+        state.apply(MetadataIndex(1), &register);
+        state.apply(MetadataIndex(2), &create);
+        state
+    }
+
+    #[test]
+    fn clients_are_shown_what_they_ask_for_without_what_brokers_need() {
+        let mut known = Known::default();
+        assert_eq!(known.view(None), None);
+        let state = state();
+        known.set_state(Arc::new(state.clone()));
+        let all = known.view(None).expect("known");
+        let record = state.partitions().next().expect("made").1;
+        assert!(!record.begins.is_empty());
+        let shown = &all.topics["t"].partitions;
+        assert_eq!((shown.len(), shown[0].epoch), (3, record.epoch));
+        assert!(shown.iter().all(|partition| partition.begins.is_empty()));
+        let none = known.view(Some(&[])).expect("known");
+        assert_eq!((none.index, none.topics.len()), (all.index, 0));
+    }
+
+    #[test]
+    fn what_is_pushed_is_encoded_once_until_something_changes() {
+        let mut known = Known::default();
+        assert!(known.push().is_none());
+        known.set_state(Arc::new(state()));
+        let place = |known: &Known| known.clone().push().expect("encoded").place();
+        let first = place(&known);
+        assert_eq!(place(&known), first);
+        assert!(!known.set_controller(None));
+        assert_eq!(place(&known), first);
+        // The old frame is kept, so that its memory is not that of the next one.
+        let old = known.push();
+        assert!(known.set_controller(Some(BrokerId(1))));
+        assert_ne!(place(&known), first);
+        drop(old);
     }
 }

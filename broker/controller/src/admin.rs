@@ -373,14 +373,9 @@ impl ControllerCore {
     /// The cluster's health.
     fn status(&self) -> ClusterStatus {
         let mut troubles = Vec::new();
-        for topic in self.state.topics.values() {
-            for (id, partition) in self
-                .state
-                .partitions()
-                .filter(|(id, _)| id.topic == topic.id)
-            {
-                troubles.extend(self.trouble(topic, id, partition));
-            }
+        for (id, partition) in self.state.partitions() {
+            let topic = self.state.topics.get(&id.topic);
+            troubles.extend(topic.and_then(|topic| self.trouble(topic, id, partition)));
         }
         ClusterStatus {
             controller: self.me,

@@ -5,6 +5,7 @@
 //! command that does not fit the state changes nothing and says so in its [`Outcome`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use baton_protocol::ids::{
     BrokerEpoch, BrokerId, BrokerLife, ClusterId, LeaderEpoch, MetadataIndex, Offset,
@@ -34,8 +35,9 @@ pub struct ClusterState {
     pub index: MetadataIndex,
     /// All brokers that ever registered.
     pub brokers: BTreeMap<BrokerId, BrokerRecord>,
-    /// All topics.
-    pub topics: BTreeMap<TopicId, TopicRecord>,
+    /// All topics. Copies of the state share those that are alike: there may be thousands of
+    /// partitions, and few of them change at a time.
+    pub topics: BTreeMap<TopicId, Arc<TopicRecord>>,
     /// The next producer id to hand out.
     pub next_producer_id: u64,
     /// Which rules hold; not part of what is stored or sent.
@@ -154,7 +156,7 @@ impl ClusterState {
             if !lost_all && !unflushed {
                 continue;
             }
-            for partition in &mut topic.partitions {
+            for partition in &mut Arc::make_mut(topic).partitions {
                 if partition.replicas.contains(&record.id) && partition.suspects.insert(record.id) {
                     partition.version = partition.version.next();
                 }
@@ -246,6 +248,7 @@ impl ClusterState {
                 partition: PartitionIndex(index as u32),
             });
         }
+        let topic = Arc::make_mut(topic);
         topic.config.sync_followers = sync_followers;
         for partition in &mut topic.partitions {
             partition.sync_followers_commit = sync_followers;
@@ -318,7 +321,7 @@ impl ClusterState {
             config: config.clone(),
             partitions: partitions.collect(),
         };
-        self.topics.insert(id, topic);
+        self.topics.insert(id, Arc::new(topic));
         Outcome::Done
     }
 
@@ -476,7 +479,8 @@ impl ClusterState {
 
     /// The topic of this name.
     pub fn topic_named(&self, name: &str) -> Option<&TopicRecord> {
-        self.topics.values().find(|topic| topic.name == name)
+        let mut topics = self.topics.values().map(Arc::as_ref);
+        topics.find(|topic| topic.name == name)
     }
 
     /// The partition, if it exists.
@@ -498,14 +502,14 @@ impl ClusterState {
     }
 
     fn partition_mut(&mut self, id: &TopicPartition) -> Option<&mut PartitionRecord> {
-        let topic = self.topics.get_mut(&id.topic)?;
+        let topic = Arc::make_mut(self.topics.get_mut(&id.topic)?);
         topic.partitions.get_mut(id.partition.0 as usize)
     }
 
     fn partitions_mut(&mut self) -> impl Iterator<Item = &mut PartitionRecord> {
         self.topics
             .values_mut()
-            .flat_map(|topic| &mut topic.partitions)
+            .flat_map(|topic| &mut Arc::make_mut(topic).partitions)
     }
 }
 

@@ -13,8 +13,10 @@ use std::time::Duration;
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, ResponseFuture};
 use baton_controller::state::ClusterState;
 use baton_protocol::error::{ErrorCode, WireError};
-use baton_protocol::ids::{BrokerEpoch, BrokerId, BrokerLife, TopicPartition};
-use baton_protocol::metadata::{PartitionRecord, TopicRecord};
+use baton_protocol::ids::{
+    BrokerEpoch, BrokerId, BrokerLife, PartitionIndex, TopicId, TopicPartition,
+};
+use baton_protocol::metadata::{BrokerRecord, PartitionRecord, TopicRecord};
 use baton_replication::event::{PartitionView, ReplicaView};
 use baton_storage::Trust;
 use tokio::sync::{Semaphore, watch};
@@ -36,6 +38,10 @@ use crate::shared::Shared;
 /// How long it is waited before a log is opened again for which there was too little of something.
 const OPEN_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
+/// Logs that are opened at a time. They wait for the disk most of the time, so it may be more than there
+/// are processors; a thread for each of thousands would be memory that is never given back.
+const OPENINGS_MAX: usize = 32;
+
 /// The actor that keeps this broker in step with the metadata.
 pub struct Router {
     shared: Arc<Shared>,
@@ -45,16 +51,50 @@ pub struct Router {
     directory: Arc<DataDir>,
     data_dir: PathBuf,
     state: Option<ClusterState>,
+    /// What the replicas have been brought in step with.
+    followed: Followed,
     replicas: BTreeMap<TopicPartition, ReplicaHere>,
     /// The links to each other broker: one of each worker.
     links: BTreeMap<BrokerId, (Route, Vec<Addr<PeerLink>>)>,
     /// The replicas that this broker's earlier lives had: those that the metadata showed first. Their
     /// logs are expected to be there.
     inherited: Option<BTreeSet<TopicPartition>>,
+    /// Whose turn it is to open a log.
+    openings: Arc<Semaphore>,
     /// Whose turn it is to put files away.
     removals: Arc<Semaphore>,
     /// The notes of what befell earlier processes have been dropped: all logs are open.
     settled: bool,
+}
+
+/// What the replicas have been told of: whoever has not changed since need not be looked at. A broker may
+/// have thousands of replicas, and a command of the controller is about few of them mostly.
+#[derive(Default)]
+struct Followed {
+    brokers: BTreeMap<BrokerId, BrokerRecord>,
+    topics: BTreeMap<TopicId, Arc<TopicRecord>>,
+}
+
+impl Followed {
+    /// The topics whose replicas have to be looked at.
+    fn news_in<'a>(&self, state: &'a ClusterState) -> Vec<&'a TopicRecord> {
+        // What a replica is told speaks of the brokers, too.
+        let all = self.brokers != state.brokers;
+        let is_known = |topic: &Arc<TopicRecord>| {
+            let known = self.topics.get(&topic.id);
+            known.is_some_and(|known| Arc::ptr_eq(known, topic))
+        };
+        let topics = state.topics.values();
+        let news = topics.filter(|topic| all || !is_known(topic));
+        news.map(Arc::as_ref).collect()
+    }
+
+    /// The partitions of topics that are no more.
+    fn gone_from(&self, state: &ClusterState) -> Vec<TopicPartition> {
+        let gone = |topic: &&Arc<TopicRecord>| !state.topics.contains_key(&topic.id);
+        let topics = self.topics.values().filter(gone);
+        topics.flat_map(|topic| partitions_of(topic)).collect()
+    }
 }
 
 /// A replica that the metadata places here.
@@ -105,9 +145,11 @@ impl Router {
             directory,
             data_dir,
             state: None,
+            followed: Followed::default(),
             replicas: BTreeMap::new(),
             links: BTreeMap::new(),
             inherited: None,
+            openings: Arc::new(Semaphore::new(OPENINGS_MAX)),
             removals: Arc::new(Semaphore::new(1)),
             settled: false,
         }
@@ -121,7 +163,7 @@ impl Router {
         let shared_state = Arc::new(state.clone());
         self.shared
             .known
-            .send_modify(|known| known.state = Some(shared_state));
+            .send_modify(|known| known.set_state(shared_state));
         self.follow_brokers(&state, me, ctx);
         self.follow_partitions(&state, me, ctx);
         self.state = Some(state);
@@ -178,28 +220,31 @@ impl Router {
             let inherited = state.partitions().filter(here).map(|(id, _)| id);
             self.inherited = Some(inherited.collect());
         }
-        let mut wanted = BTreeSet::new();
-        for topic in state.topics.values() {
-            for (index, record) in topic.partitions.iter().enumerate() {
-                if !record.replicas.contains(&me.broker) {
-                    continue;
-                }
-                let partition = TopicPartition {
-                    topic: topic.id,
-                    partition: baton_protocol::ids::PartitionIndex(index as u32),
-                };
-                wanted.insert(partition);
-                self.follow_partition(state, topic, partition, record, ctx);
-            }
+        for topic in self.followed.news_in(state) {
+            self.follow_topic(state, topic, me, ctx);
         }
-        let gone: Vec<TopicPartition> = self
-            .replicas
-            .keys()
-            .filter(|partition| !wanted.contains(partition))
-            .copied()
-            .collect();
-        for partition in gone {
+        for partition in self.followed.gone_from(state) {
             self.drop_replica(state, partition, ctx);
+        }
+        self.followed = Followed {
+            brokers: state.brokers.clone(),
+            topics: state.topics.clone(),
+        };
+    }
+
+    fn follow_topic(
+        &mut self,
+        state: &ClusterState,
+        topic: &TopicRecord,
+        me: BrokerLife,
+        ctx: &mut Context<Self>,
+    ) {
+        for (partition, record) in partitions_of(topic).zip(&topic.partitions) {
+            if record.replicas.contains(&me.broker) {
+                self.follow_partition(state, topic, partition, record, ctx);
+            } else {
+                self.drop_replica(state, partition, ctx);
+            }
         }
     }
 
@@ -225,16 +270,18 @@ impl Router {
                 self.replicas.insert(partition, ReplicaHere::Opening);
                 let data_dir = self.data_dir.clone();
                 let config = self.shared.config.clone();
-                let mut inherited = self.inherited.iter().flatten();
-                let expected = inherited.any(|inherited| *inherited == partition);
+                let inherited = self.inherited.as_ref();
+                let expected = inherited.is_some_and(|inherited| inherited.contains(&partition));
                 let trust = if self.directory.has_failed() {
                     Trust::OnlyTheMark
                 } else {
                     Trust::PageCache
                 };
                 let caretaker = self.around.caretaker.clone();
+                let turns = self.openings.clone();
                 let address = ctx.address();
                 actix::spawn(async move {
+                    let _turn = turns.acquire_owned().await;
                     let open = move || {
                         hosting::open(&data_dir, partition, expected, trust, &config, &caretaker)
                     };
@@ -448,6 +495,15 @@ impl Router {
     }
 }
 
+/// A topic's partitions, in order.
+fn partitions_of(topic: &TopicRecord) -> impl Iterator<Item = TopicPartition> + use<> {
+    let (topic, count) = (topic.id, topic.partitions.len() as u32);
+    (0..count).map(move |index| TopicPartition {
+        topic,
+        partition: PartitionIndex(index),
+    })
+}
+
 /// A partition as people know it.
 fn name_of(topic: &TopicRecord, partition: TopicPartition) -> String {
     format!("{}/{}", topic.name, partition.partition)
@@ -458,7 +514,7 @@ fn record_of<'a>(
     partition: &TopicPartition,
 ) -> Option<(&'a TopicRecord, &'a PartitionRecord)> {
     let topic = state.topics.get(&partition.topic)?;
-    Some((topic, topic.partition(partition.partition)?))
+    Some((topic.as_ref(), topic.partition(partition.partition)?))
 }
 
 /// A partition's record, joined with what is known of its brokers and its topic.
@@ -590,11 +646,8 @@ impl Handler<ControllerKnown> for Router {
     type Result = ();
 
     fn handle(&mut self, ControllerKnown(controller): ControllerKnown, _: &mut Self::Context) {
-        self.shared.known.send_if_modified(|known| {
-            let changed = known.controller != controller;
-            known.controller = controller;
-            changed
-        });
+        let known = &self.shared.known;
+        known.send_if_modified(|known| known.set_controller(controller));
     }
 }
 

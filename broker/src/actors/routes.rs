@@ -1,6 +1,7 @@
 //! Where the replicas of this broker are: the table that sessions and peer connections look up.
 //!
-//! Read on every request, changed when a replica comes or goes; readers never wait.
+//! Read on every request, changed when a replica comes or goes; readers never wait. A change copies a
+//! part of the table, which is divided for that: of ten thousand replicas each comes by itself.
 
 use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
@@ -14,6 +15,9 @@ use baton_storage::LogReader;
 use tokio::sync::watch;
 
 use crate::actors::partition::Partition;
+
+/// Parts of the table.
+const PARTS: usize = 256;
 
 /// A replica that this broker hosts.
 #[derive(Clone)]
@@ -32,18 +36,35 @@ pub struct Hosted {
     pub awake: Arc<AtomicBool>,
 }
 
+type Part = HashMap<TopicPartition, Hosted>;
+
 /// All replicas that this broker hosts. Cheap to clone.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Routes {
-    table: Arc<ArcSwap<HashMap<TopicPartition, Hosted>>>,
+    parts: Arc<[ArcSwap<Part>]>,
     /// Why replicas that should be here are not: looked at only for an error's text.
     failed: Arc<Mutex<HashMap<TopicPartition, WireError>>>,
 }
 
+impl Default for Routes {
+    fn default() -> Self {
+        Routes {
+            parts: (0..PARTS).map(|_| ArcSwap::default()).collect(),
+            failed: Arc::default(),
+        }
+    }
+}
+
 impl Routes {
+    fn part(&self, partition: &TopicPartition) -> &ArcSwap<Part> {
+        let topic = partition.topic.0.as_u64_pair();
+        let place = (topic.0 ^ topic.1).wrapping_add(u64::from(partition.partition.0));
+        &self.parts[place as usize % PARTS]
+    }
+
     /// The replica of this partition, if it is here.
     pub fn get(&self, partition: &TopicPartition) -> Option<Hosted> {
-        self.table.load().get(partition).cloned()
+        self.part(partition).load().get(partition).cloned()
     }
 
     /// The actor of this partition's replica, if it is here.
@@ -52,13 +73,13 @@ impl Routes {
         partition: &TopicPartition,
         then: impl FnOnce(&Addr<Partition>) -> T,
     ) -> Option<T> {
-        let table = self.table.load();
+        let table = self.part(partition).load();
         table.get(partition).map(|hosted| then(&hosted.actor))
     }
 
     /// Adds a replica. Whether it was noted before why it is not here.
     pub fn insert(&self, partition: TopicPartition, hosted: Hosted) -> bool {
-        self.table.rcu(|table| {
+        self.part(&partition).rcu(|table| {
             let mut table = HashMap::clone(table);
             table.insert(partition, hosted.clone());
             table
@@ -69,7 +90,7 @@ impl Routes {
     /// Takes a replica out.
     pub fn remove(&self, partition: &TopicPartition) -> Option<Hosted> {
         self.failures().remove(partition);
-        let before = self.table.rcu(|table| {
+        let before = self.part(partition).rcu(|table| {
             let mut table = HashMap::clone(table);
             table.remove(partition);
             table
@@ -91,8 +112,12 @@ impl Routes {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All replicas, as they are now.
-    pub fn all(&self) -> Arc<HashMap<TopicPartition, Hosted>> {
-        self.table.load_full()
+    /// Looks at all replicas, as they are now.
+    pub fn for_each(&self, mut look: impl FnMut(&TopicPartition, &Hosted)) {
+        for part in &*self.parts {
+            for (partition, hosted) in part.load().iter() {
+                look(partition, hosted);
+            }
+        }
     }
 }

@@ -282,12 +282,8 @@ impl Session {
                 if changes.changed().await.is_err() {
                     return;
                 }
-                let Some(view) = shared.view(None) else {
-                    continue;
-                };
-                match Outgoing::encode(&ServerMessage::Metadata(view), Bytes::new()) {
-                    Ok(frame) => drop(out.send(frame.holding(vec![permit]))),
-                    Err(error) => tracing::error!(%error, "the metadata could not be encoded"),
+                if let Some(frame) = shared.push() {
+                    drop(out.send(frame.holding(vec![permit])));
                 }
             }
         };

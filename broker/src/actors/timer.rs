@@ -34,12 +34,12 @@ async fn keep(lane: u32, routes: Routes) {
     loop {
         tick.tick().await;
         round = round.wrapping_add(1);
-        for (partition, hosted) in routes.all().iter() {
+        routes.for_each(|partition, hosted| {
             let turn = round.wrapping_add(partition.partition.0);
             let due = hosted.awake.load(Ordering::Relaxed) || turn.is_multiple_of(REST_TICKS);
             if hosted.lane == lane && due {
                 hosted.actor.do_send(TimePassed);
             }
-        }
+        });
     }
 }

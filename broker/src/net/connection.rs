@@ -99,6 +99,21 @@ impl Outgoing {
         &self.payload
     }
 
+    /// Where its head is in memory.
+    #[cfg(test)]
+    pub fn place(&self) -> *const u8 {
+        self.head.as_ptr()
+    }
+
+    /// The same frame once more, to be sent to somebody else; it takes nothing of an allowance.
+    pub fn again(&self) -> Outgoing {
+        Outgoing {
+            head: self.head.clone(),
+            payload: self.payload.clone(),
+            permits: Vec::new(),
+        }
+    }
+
     /// Encodes a message with its payload.
     pub fn encode<T: Serialize>(message: &T, payload: Bytes) -> Result<Self, FrameError> {
         let mut head = BytesMut::with_capacity(256);

@@ -60,7 +60,7 @@ fn a_view_tells_who_is_held_for_dead_and_who_for_suspect() {
     broker.fenced = true;
     assert!(view(&state).replicas[&second].fenced);
     let topic = state.topics.get_mut(&TOPIC).expect("made");
-    topic.partitions[0].suspects.insert(second);
+    Arc::make_mut(topic).partitions[0].suspects.insert(second);
     assert!(view(&state).replicas[&second].suspect);
 }
 
@@ -69,4 +69,64 @@ fn a_view_tells_the_number_for_commits_from_that_for_elections() {
     let view = view(&cluster());
     assert_eq!(view.sync_followers_commit, 1);
     assert_eq!(view.sync_followers_elect, 0);
+}
+
+#[test]
+fn only_what_has_changed_is_looked_at() {
+    let mut state = cluster();
+    let other = Command::CreateTopic {
+        id: TopicId(Uuid::from_u128(10)),
+        name: "u".into(),
+        config: state.topics[&TOPIC].config.clone(),
+        assignments: vec![vec![BrokerId(1), BrokerId(2)]; 2],
+    };
+    state.apply(MetadataIndex(6), &other);
+    let names = |followed: &Followed, state: &ClusterState| -> Vec<String> {
+        let news = followed.news_in(state).into_iter();
+        news.map(|topic| topic.name.clone()).collect()
+    };
+    assert_eq!(names(&Followed::default(), &state), ["t", "u"]);
+    let followed = Followed {
+        brokers: state.brokers.clone(),
+        topics: state.topics.clone(),
+    };
+    let ids = Command::AllocateProducerIds { count: 1 };
+    state.apply(MetadataIndex(7), &ids);
+    assert!(names(&followed, &state).is_empty());
+    let begin = Command::BeginElections(vec![(
+        TopicPartition {
+            topic: TOPIC,
+            partition: PartitionIndex(0),
+        },
+        baton_protocol::ids::LeaderEpoch(1),
+    )]);
+    state.apply(MetadataIndex(8), &begin);
+    assert_eq!(names(&followed, &state), ["t"]);
+    assert!(followed.gone_from(&state).is_empty());
+
+    let delete = Command::DeleteTopic {
+        id: TopicId(Uuid::from_u128(10)),
+    };
+    state.apply(MetadataIndex(9), &delete);
+    assert_eq!(names(&followed, &state), ["t"]);
+    let gone = followed.gone_from(&state).into_iter();
+    let gone: Vec<u32> = gone.map(|partition| partition.partition.0).collect();
+    assert_eq!(gone, [0, 1]);
+
+    // A broker that is held for dead is told to all.
+    let mut state = cluster();
+    let followed = Followed {
+        brokers: state.brokers.clone(),
+        topics: state.topics.clone(),
+    };
+    let life = BrokerLife {
+        broker: BrokerId(2),
+        epoch: state.brokers[&BrokerId(2)].epoch,
+    };
+    let fence = Command::SetFenced {
+        fence: vec![life],
+        unfence: vec![],
+    };
+    state.apply(MetadataIndex(10), &fence);
+    assert_eq!(names(&followed, &state), ["t"]);
 }
