@@ -471,6 +471,11 @@ impl Handler<TimePassed> for Partition {
         self.report_trouble();
         let awake = !self.driver.is_at_rest();
         self.told.awake.store(awake, Ordering::Relaxed);
+        if !awake {
+            // There may be thousands like it.
+            self.outputs = Vec::new();
+            self.answers.shrink_to_fit();
+        }
     }
 }
 
