@@ -1,5 +1,6 @@
 //! Keeps a view of the cluster: a broker pushes every change of it, another is asked when that one
-//! falls silent.
+//! falls silent. Whether it does is found out with a question that has a short answer: all there is to
+//! know of thousands of partitions is megabytes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +20,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(400);
 /// How often the broker is asked, to see that it still answers.
 const PROBE_EVERY: Duration = Duration::from_millis(250);
 
-/// How long that may take.
+/// How long the whole view may take, which is large where there are many partitions.
+const VIEW_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a probe may take.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(400);
 
 /// Pause after a round in which no broker answered.
@@ -174,9 +178,10 @@ impl Follower {
             Connection::open(address, self.cluster, CONNECT_TIMEOUT, pushes).await?;
         self.cluster = Some(cluster);
         let first = connection
-            .ask(RequestBody::WatchMetadata, PROBE_TIMEOUT)
+            .ask(RequestBody::WatchMetadata, VIEW_TIMEOUT)
             .await?;
-        self.take(first)?;
+        self.take(first, true)?;
+        let mut was_behind = false;
         let mut probe = tokio::time::interval(PROBE_EVERY);
         probe.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -191,12 +196,17 @@ impl Follower {
                     if self.view.is_closed() {
                         return Ok(());
                     }
-                    let asked = RequestBody::Metadata { topics: None };
-                    let answer = connection.ask(asked, PROBE_TIMEOUT).await;
-                    let Ok(answer) = answer else {
+                    // Where the push of a newer view has not come since the last probe, it is fetched.
+                    let all = was_behind;
+                    let (topics, limit) = match all {
+                        true => (None, VIEW_TIMEOUT),
+                        false => (Some(Vec::new()), PROBE_TIMEOUT),
+                    };
+                    let asked = RequestBody::Metadata { topics };
+                    let Ok(answer) = connection.ask(asked, limit).await else {
                         return Ok(());
                     };
-                    self.take(answer)?;
+                    was_behind = self.take(answer, all)?;
                     // Cut off from the controller it may go on for long with an old view.
                     if self.view.borrow().controller.is_none() {
                         sleep(ROUND_PAUSE).await;
@@ -207,17 +217,28 @@ impl Follower {
         }
     }
 
-    fn take(&self, answer: ResponseBody) -> Result<()> {
-        match answer {
-            ResponseBody::Metadata(view) => {
-                self.show(view);
-                Ok(())
-            }
+    /// Takes an answer: a view of `all` topics, or of none. Whether the broker has a newer view than
+    /// this client, which it should push any moment.
+    fn take(&self, answer: ResponseBody, all: bool) -> Result<bool> {
+        let told = match answer {
+            ResponseBody::Metadata(view) => view,
             other => {
                 let text = format!("a question about metadata was answered with {other:?}");
-                Err(Error::new(ErrorKind::Corrupt, text))
+                return Err(Error::new(ErrorKind::Corrupt, text));
             }
+        };
+        if all {
+            self.show(told);
+            return Ok(false);
         }
+        self.trouble.send_replace(None);
+        let known = self.view.borrow().clone();
+        if told.index == known.index && told.controller != known.controller {
+            let mut view = ClusterView::clone(&known);
+            view.controller = told.controller;
+            self.show(view);
+        }
+        Ok(told.index > known.index)
     }
 
     /// The newest view counts, whoever showed it.
@@ -262,6 +283,51 @@ mod tests {
         assert!(!both.is_hopeless());
         assert_eq!(both.to_string(), "a: no broker; b: refused");
         assert!(all_of(vec![foreign]).is_hopeless());
+    }
+
+    #[test]
+    fn a_probe_tells_of_a_newer_view_and_of_another_controller_and_replaces_nothing() {
+        use baton_protocol::ids::{BrokerId, MetadataIndex};
+        let topics = [(
+            "t".to_owned(),
+            baton_protocol::metadata::TopicRecord {
+                id: baton_protocol::ids::TopicId::default(),
+                name: "t".into(),
+                config: baton_protocol::metadata::TopicConfig {
+                    replicas: 1,
+                    sync_followers: 0,
+                    flush: Default::default(),
+                    unclean_election: false,
+                },
+                partitions: Vec::new(),
+            },
+        )];
+        let (sender, view) = watch::channel(Arc::new(ClusterView::default()));
+        let follower = Follower {
+            bootstrap: Vec::new(),
+            cluster: None,
+            view: sender,
+            trouble: watch::channel(None).0,
+            turn: 0,
+        };
+        let told = |index: u64, controller: u32, all: bool| {
+            let told = ClusterView {
+                index: MetadataIndex(index),
+                controller: Some(BrokerId(controller)),
+                topics: topics.iter().filter(|_| all).cloned().collect(),
+                ..ClusterView::default()
+            };
+            let behind = follower.take(ResponseBody::Metadata(told), all);
+            let now = view.borrow().clone();
+            let known = (now.index.0, now.controller, now.topics.len());
+            (behind.expect("understood"), known)
+        };
+        assert_eq!(told(5, 1, true), (false, (5, Some(BrokerId(1)), 1)));
+        assert_eq!(told(5, 1, false), (false, (5, Some(BrokerId(1)), 1)));
+        assert_eq!(told(5, 2, false), (false, (5, Some(BrokerId(2)), 1)));
+        assert_eq!(told(6, 3, false), (true, (5, Some(BrokerId(2)), 1)));
+        assert_eq!(told(4, 3, false), (false, (5, Some(BrokerId(2)), 1)));
+        assert_eq!(told(6, 3, true), (false, (6, Some(BrokerId(3)), 1)));
     }
 
     #[tokio::test]
