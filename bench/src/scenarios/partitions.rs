@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use baton_client::ProducerConfig;
+use baton_client::{Producer, ProducerConfig, Record};
+use baton_protocol::ids::PartitionIndex;
+use bytes::Bytes;
 use clap::Args;
 use rustix::process::{Resource, getrlimit};
 
@@ -14,11 +16,16 @@ use crate::report::{Case, Report, Run, Spread, Unit, unit};
 /// After the topic was made, before it counts as idle.
 const CALM: Duration = Duration::from_secs(2);
 
-/// Files that a broker has open of a partition: its newest segment, and the mark beside it.
-const FILES_EACH: u64 = 2;
+/// Files that a broker has open of a partition: its newest segment.
+const FILES_EACH: u64 = 1;
 
-/// Files that a broker has open besides.
-const FILES_BESIDE: u64 = 512;
+/// Files that a broker has open besides: the marks of some partitions, and directories of new ones until
+/// they are flushed.
+const FILES_BESIDE: u64 = 2_048;
+
+const IDLE_MEMORY: &str = "idle, anonymous memory";
+
+const ALL: &str = "all brokers";
 
 const PER_MILLION: &str = "CPU, per million records";
 
@@ -44,7 +51,7 @@ pub struct PartitionsArgs {
 
 /// Measures with each number.
 pub async fn run(bench: &Bench, args: &PartitionsArgs) -> anyhow::Result<Report> {
-    let mut cases: Vec<Case> = Vec::new();
+    let (mut cases, mut counts) = (Vec::new(), Vec::new());
     let mut notes = vec![limits()];
     for partitions in &args.partitions {
         let name = count(*partitions, "partition");
@@ -61,8 +68,11 @@ pub async fn run(bench: &Bench, args: &PartitionsArgs) -> anyhow::Result<Report>
             runs.push(measure(&target, args, *partitions).await?);
         }
         cases.push(Case { name, runs });
+        counts.push(*partitions);
     }
     compare(&mut cases);
+    let replicas: Vec<u32> = counts.iter().map(|n| n * args.topic.replicas).collect();
+    compare_memory(&mut cases, &replicas);
     let mut settings = args.topic.settings();
     settings.extend([
         ("topic", args.flush.to_string()),
@@ -72,7 +82,7 @@ pub async fn run(bench: &Bench, args: &PartitionsArgs) -> anyhow::Result<Report>
     ]);
     Ok(Report {
         scenario: "partitions",
-        about: "A topic of many partitions, idle and then with as many records as go, batch by batch to the next partition.".into(),
+        about: "A topic of many partitions with a record in each, idle and then with as many records as go, batch by batch to the next partition.".into(),
         settings,
         cases,
         notes,
@@ -102,17 +112,18 @@ fn limits() -> String {
         text.trim().to_owned()
     });
     format!(
-        "Every partition takes two open files and a memory map, at least, of each broker that has it. A process on this system may have {files} open files (ulimit -n) and {maps} memory maps (vm.max_map_count)."
+        "Records have no key, so batches are as large with many partitions as with one; but of one partition several are flushed at once, and of many each by itself. Every partition takes an open file and a memory map, at least, of each broker that has it. A process on this system may have {files} open files (ulimit -n) and {maps} memory maps (vm.max_map_count)."
     )
 }
 
 async fn measure(target: &Target, args: &PartitionsArgs, partitions: u32) -> anyhow::Result<Run> {
     let mut run = Run::default();
     let topic = make_topic(target, args, partitions, &mut run).await?;
-    tokio::time::sleep(CALM).await;
-    idle(target, args, &mut run).await?;
     let config = ProducerConfig::default();
     let producer = target.client.producer(&topic, config).await?;
+    fill(&producer, args, partitions, &mut run).await?;
+    tokio::time::sleep(CALM).await;
+    idle(target, args, &mut run).await?;
     let meter = target.meter()?;
     let size = args.size as usize;
     let outcome = as_fast_as_it_goes(&producer, size, &Until::After(args.seconds)).await?;
@@ -130,7 +141,7 @@ async fn measure(target: &Target, args: &PartitionsArgs, partitions: u32) -> any
     let cpu: f64 = brokers.map(|usage| usage.cpu_seconds).sum();
     if cpu > 0.0 {
         let cost = cpu / (outcome.records as f64 / 1e6);
-        run.add(PER_MILLION, "all brokers", Unit::CpuSeconds, cost);
+        run.add(PER_MILLION, ALL, Unit::CpuSeconds, cost);
     }
     Ok(run)
 }
@@ -151,22 +162,47 @@ async fn make_topic(
     Ok(topic)
 }
 
+/// Sends a record to each partition: what a log takes when it is first written is not part of what a
+/// record costs.
+async fn fill(
+    producer: &Producer,
+    args: &PartitionsArgs,
+    partitions: u32,
+    run: &mut Run,
+) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let value = Bytes::from(vec![b'x'; args.size as usize]);
+    for index in 0..partitions {
+        let mut record = Record::value(value.clone());
+        record.partition = Some(PartitionIndex(index));
+        // A flush tells of those that are not delivered.
+        drop(producer.send(record).await?);
+    }
+    producer.flush().await?;
+    let took = begun.elapsed().as_secs_f64();
+    run.add("topic", "then a record in each after", Unit::Seconds, took);
+    Ok(())
+}
+
 async fn idle(target: &Target, args: &PartitionsArgs, run: &mut Run) -> anyhow::Result<()> {
     let meter = target.meter()?;
     tokio::time::sleep(args.seconds).await;
     let (usages, took) = meter.stop()?;
+    let mut all = 0.0;
     for usage in usages.iter().filter(|usage| usage.name != super::CLIENT) {
         let percent = usage.cpu_seconds / took.as_secs_f64() * 100.0;
         run.add("idle, of a core", &usage.name, Unit::Percent, percent);
         let bytes = usage.rss_anon_bytes as f64;
-        run.add("idle, anonymous memory", &usage.name, Unit::Bytes, bytes);
+        run.add(IDLE_MEMORY, &usage.name, Unit::Bytes, bytes);
+        all += bytes;
     }
+    run.add(IDLE_MEMORY, ALL, Unit::Bytes, all);
     Ok(())
 }
 
 /// Cost by message, compared with the first number of partitions.
 fn compare(cases: &mut [Case]) {
-    let cost = |run: &Run| run.get(PER_MILLION, "all brokers");
+    let cost = |run: &Run| run.get(PER_MILLION, ALL);
     let first: Vec<f64> = match cases.first() {
         Some(case) => case.runs.iter().filter_map(cost).collect(),
         None => return,
@@ -183,6 +219,31 @@ fn compare(cases: &mut [Case]) {
                 Unit::Ratio,
                 ratio,
             );
+        }
+    }
+}
+
+/// Memory by further replica, compared with the first number of partitions.
+fn compare_memory(cases: &mut [Case], replicas: &[u32]) {
+    let memory = |run: &Run| run.get(IDLE_MEMORY, ALL);
+    let (Some(first), Some(fewest)) = (cases.first(), replicas.first()) else {
+        return;
+    };
+    let first: Vec<f64> = first.runs.iter().filter_map(memory).collect();
+    let Some(first) = Spread::of(&first) else {
+        return;
+    };
+    for (case, count) in cases.iter_mut().zip(replicas) {
+        for run in case.runs.iter_mut().filter(|_| count > fewest) {
+            if let Some(memory) = memory(run) {
+                let each = (memory - first.median) / f64::from(count - fewest);
+                run.add(
+                    "compared",
+                    "idle memory of a further replica",
+                    Unit::Bytes,
+                    each,
+                );
+            }
         }
     }
 }
