@@ -6,6 +6,8 @@ use std::time::Duration;
 use baton_client::{Acks, Flush};
 use clap::{Args, ValueEnum};
 
+use crate::peers::PeerArg;
+
 /// What all scenarios are told.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "For every scenario")]
@@ -24,6 +26,10 @@ pub struct Common {
     /// Leave out the bare pipeline that throughput is compared with.
     #[arg(long, global = true)]
     pub no_roofline: bool,
+    /// With produce, one-in-flight and all: other systems to measure in the same run, three nodes of each,
+    /// as far as they are installed.
+    #[arg(long, global = true, value_delimiter = ',')]
+    pub peer: Vec<PeerArg>,
     /// Where the own cluster and the bare pipeline keep their files: on the disk that is to be
     /// measured. [default: the system's directory for temporary files]
     #[arg(long, global = true)]

@@ -308,8 +308,12 @@ fn is_healthy(address: &str) -> std::io::Result<bool> {
     Ok(head.ends_with(b"200"))
 }
 
-/// A first port with all free behind it that this many brokers need.
-fn free_ports(brokers: u16) -> anyhow::Result<u16> {
+/// A first port with all free behind it that this many brokers need: each one, and one that is 100,
+/// 200 and 300 higher.
+///
+/// # Errors
+/// If too many are taken.
+pub fn free_ports(brokers: u16) -> anyhow::Result<u16> {
     // Below the ports that the system gives to outgoing connections; not where another benchmark
     // that starts at this moment looks first.
     let first = (std::process::id() % 38) as u16;

@@ -5,6 +5,7 @@ mod args;
 mod cluster;
 mod load;
 mod machine;
+mod peers;
 mod program;
 mod report;
 mod roofline;
@@ -71,6 +72,8 @@ enum Scenario {
     All,
     #[command(hide = true)]
     RooflineNode(roofline::NodeArgs),
+    #[command(hide = true)]
+    PeerNode(peers::NodeArgs),
 }
 
 /// How long what is under way may take to end.
@@ -95,6 +98,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match &cli.scenario {
         Scenario::RooflineNode(args) => roofline::run_node(args),
+        Scenario::PeerNode(args) => peers::run_node(args),
         _ => until_interrupted(&cli),
     };
     match done {
@@ -127,6 +131,7 @@ fn until_interrupted(cli: &Cli) -> anyhow::Result<()> {
 }
 
 async fn measure(cli: &Cli) -> anyhow::Result<()> {
+    check_peers(cli)?;
     let starts_brokers = !matches!(cli.scenario, Scenario::Roofline(_));
     let bench = Bench::new(cli.common.clone(), starts_brokers)?;
     for doubt in machine::doubts(&bench.dir()) {
@@ -159,6 +164,20 @@ async fn measure(cli: &Cli) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Refuses peers where none are measured, or where they are not installed, before anything is started.
+fn check_peers(cli: &Cli) -> anyhow::Result<()> {
+    let has_peers = matches!(
+        cli.scenario,
+        Scenario::Produce(_) | Scenario::OneInFlight(_) | Scenario::All
+    );
+    if !has_peers && !cli.common.peer.is_empty() {
+        bail!(
+            "only produce and one-in-flight (and all, which has both) measure peers; leave --peer out"
+        );
+    }
+    peers::check_installed(&cli.common.peer)
+}
+
 async fn run(bench: &Bench, scenario: &Scenario) -> anyhow::Result<Report> {
     match scenario {
         Scenario::Produce(args) => produce::run(bench, args).await,
@@ -172,7 +191,9 @@ async fn run(bench: &Bench, scenario: &Scenario) -> anyhow::Result<Report> {
         Scenario::StartUp(args) => start_up::run(bench, args).await,
         Scenario::Partitions(args) => partitions::run(bench, args).await,
         Scenario::Roofline(args) => scenarios::roofline::run(bench, args).await,
-        Scenario::All | Scenario::RooflineNode(_) => bail!("it is no scenario by itself"),
+        Scenario::All | Scenario::RooflineNode(_) | Scenario::PeerNode(_) => {
+            bail!("it is no scenario by itself")
+        }
     }
 }
 
@@ -237,13 +258,14 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_refused() {
-        let wrong: [&[&str]; 6] = [
+        let wrong: [&[&str]; 7] = [
             &["produce", "--seconds", "0"],
             &["produce", "--sizes", "1kb"],
             &["produce", "--load", "2"],
             &["produce", "--repeats", "0"],
             &["end-to-end", "--rates", "-5"],
             &["partitions", "--partitions", "10001"],
+            &["produce", "--peer", "postgres"],
         ];
         for args in wrong {
             let args = ["baton-bench"].iter().chain(args);

@@ -112,3 +112,94 @@ fn a_scenario_that_kills_takes_no_cluster_of_others() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("leave --bootstrap out"), "{said}");
 }
+
+fn failure_of(args: &[&str]) -> String {
+    let output = bench(args);
+    assert_eq!(output.status.code(), Some(1), "{args:?}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn peers_are_refused_where_they_cannot_be_compared() {
+    let said = failure_of(&["consume", "--peer", "redis"]);
+    assert!(said.contains("leave --peer out"), "{said}");
+}
+
+/// Nothing else is started either.
+#[test]
+fn a_peer_that_is_not_installed_is_told_with_its_package() {
+    let nothing = tempfile::tempdir().expect("a directory");
+    let output = Command::new(env!("CARGO_BIN_EXE_baton-bench"))
+        .env_remove("CARGO")
+        .env("PATH", nothing.path())
+        .args(["produce", "--peer", "redis"])
+        .stdin(Stdio::null())
+        .output()
+        .expect("it starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("apt install redis-server"), "{said}");
+    assert!(output.stdout.is_empty());
+}
+
+/// Whether the programs of a peer are where its package puts them.
+fn has_peer(files: &[&str]) -> bool {
+    let missing = files.iter().find(|file| !PathBuf::from(file).exists());
+    if let Some(file) = missing {
+        eprintln!("left out: there is no {file}");
+    }
+    missing.is_none()
+}
+
+/// Both scenarios with a peer, for a moment; each column has records.
+fn measure_beside(peer: &str, columns: usize) {
+    let common = ["--peer", peer, "--repeats", "1", "--no-roofline", "--json"];
+    let produce = [
+        "produce",
+        "--seconds",
+        "0.3",
+        "--sizes",
+        "100",
+        "--partitions",
+        "2",
+    ];
+    let lone = ["one-in-flight", "--seconds", "0.3", "--flush", "interval"];
+    for (scenario, columns) in [(&produce[..], columns), (&lone[..], 2)] {
+        let json = json_of(&[scenario, &common].concat());
+        let cases = json["scenarios"][0]["cases"].as_array().expect("cases");
+        assert_eq!(cases.len(), columns, "{json}");
+        for case in cases {
+            let name = case["name"].as_str().expect("a name");
+            assert!(
+                name.contains("fsync") && name.contains("2 of 3 ack"),
+                "{name}"
+            );
+            let figures = case["figures"].as_array().expect("figures");
+            let records = figures.iter().find(|figure| figure["name"] == "records");
+            let rate = records.and_then(|figure| figure["median"].as_f64());
+            assert!(rate > Some(0.0), "{name}: {case}");
+        }
+    }
+}
+
+#[test]
+fn nats_is_measured_beside_baton() {
+    if has_broker() && has_peer(&["/usr/sbin/nats-server"]) {
+        measure_beside("nats", 2);
+    }
+}
+
+#[test]
+fn redis_is_measured_beside_baton() {
+    if has_broker() && has_peer(&["/usr/bin/redis-server"]) {
+        measure_beside("redis", 2);
+    }
+}
+
+#[test]
+#[ignore = "three Erlang nodes take most of a minute to start, twice"]
+fn rabbitmq_is_measured_beside_baton() {
+    if has_broker() && has_peer(&["/usr/bin/epmd", "/usr/lib/rabbitmq/lib"]) {
+        measure_beside("rabbitmq", 3);
+    }
+}

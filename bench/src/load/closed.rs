@@ -2,10 +2,9 @@
 
 use std::time::Instant;
 
-use baton_client::{Producer, Record};
 use bytes::Bytes;
 
-use super::{Outcome, Recorder, Samples, Until, collect};
+use super::{Outcome, Recorder, Samples, Sink, Until, collect};
 
 /// About one acknowledgement in so many bytes is timed; timing each would measure the timing.
 const TIMED_ONE_IN_BYTES: usize = 32 << 10;
@@ -18,7 +17,7 @@ const LOOK_ONE_IN: u64 = 256;
 /// # Errors
 /// If a record is not acknowledged.
 pub async fn as_fast_as_it_goes(
-    producer: &Producer,
+    producer: &impl Sink,
     size: usize,
     until: &Until,
 ) -> anyhow::Result<Outcome> {
@@ -30,7 +29,7 @@ pub async fn as_fast_as_it_goes(
     let mut sent = 0u64;
     while !sent.is_multiple_of(LOOK_ONE_IN) || !until.is_over(begun, sent) {
         let timed = sent.is_multiple_of(one_in).then(Instant::now);
-        let ack = producer.send(Record::value(value.clone())).await?;
+        let ack = producer.send(value.clone()).await?;
         if let Some(intended) = timed {
             recorder.watch(ack, intended);
         }

@@ -1,23 +1,26 @@
-//! Load on a topic: as much as goes (`closed`), or at a rate of its own, whatever the cluster does
-//! (`open`). Each notes when records were meant to be sent and when they were acknowledged.
+//! Load on a topic: as much as goes (`closed`), at a rate of its own, whatever the cluster does (`open`),
+//! or one record after the other (`lone`); on Baton or on another system (`sink`). Each notes when records were meant to be sent and when they were acknowledged.
 
 mod closed;
+mod lone;
 mod open;
 mod reading;
 mod samples;
+mod sink;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use baton_client::Ack;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 pub use self::closed::as_fast_as_it_goes;
+pub use self::lone::{OneByOne, one_by_one};
 pub use self::open::{OpenLoad, at_a_rate, stamp_of};
 pub use self::reading::{all_there_is, check_all, next};
 pub use self::samples::{Sample, Samples};
+pub use self::sink::{Pending, Sink};
 
 /// When a load ends.
 #[derive(Clone, Debug)]
@@ -68,10 +71,10 @@ impl Outcome {
 /// Waits for acknowledgements, each in a task of its own: none is seen late because another is.
 struct Recorder {
     runtime: Handle,
-    told: mpsc::UnboundedSender<baton_client::Result<Sample>>,
+    told: mpsc::UnboundedSender<anyhow::Result<Sample>>,
 }
 
-type Told = mpsc::UnboundedReceiver<baton_client::Result<Sample>>;
+type Told = mpsc::UnboundedReceiver<anyhow::Result<Sample>>;
 
 impl Recorder {
     fn new() -> (Recorder, Told) {
@@ -80,10 +83,10 @@ impl Recorder {
         (Recorder { runtime, told }, samples)
     }
 
-    fn watch(&self, ack: Ack, intended: Instant) {
+    fn watch(&self, ack: impl Pending, intended: Instant) {
         let told = self.told.clone();
         self.runtime.spawn(async move {
-            let result = ack.wait().await.map(|_| Sample {
+            let result = ack.wait().await.map(|()| Sample {
                 intended,
                 acknowledged: Instant::now(),
             });
@@ -94,7 +97,7 @@ impl Recorder {
 }
 
 /// All samples, once the recorder is gone.
-async fn collect(mut told: Told) -> baton_client::Result<Vec<Sample>> {
+async fn collect(mut told: Told) -> anyhow::Result<Vec<Sample>> {
     let mut samples = Vec::new();
     while let Some(sample) = told.recv().await {
         samples.push(sample?);

@@ -5,11 +5,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use baton_client::{Producer, Record};
 use bytes::{Bytes, BytesMut};
 use tokio::runtime::Handle;
 
-use super::{Outcome, Recorder, Samples, Until, collect};
+use super::{Outcome, Recorder, Samples, Sink, Until, collect};
 
 /// Acknowledgements that are timed in a second; of a higher rate only some are.
 const TIMED_PER_SECOND: f64 = 10_000.0;
@@ -53,13 +52,13 @@ pub fn stamp_of(value: &[u8], epoch: Instant) -> Option<Instant> {
 ///
 /// # Errors
 /// If a record is not acknowledged.
-pub async fn at_a_rate(producer: Arc<Producer>, load: OpenLoad) -> anyhow::Result<Outcome> {
+pub async fn at_a_rate(producer: Arc<impl Sink>, load: OpenLoad) -> anyhow::Result<Outcome> {
     let (recorder, told) = Recorder::new();
     let collecting = tokio::spawn(collect(told));
     let (size, pace) = (load.size, producer.clone());
     let runtime = Handle::current();
     // On a thread of its own: timers of the runtime are too coarse.
-    let sending = tokio::task::spawn_blocking(move || send(&runtime, &pace, &load, &recorder));
+    let sending = tokio::task::spawn_blocking(move || send(&runtime, &*pace, &load, &recorder));
     let (begun, sent, one_in) = sending.await??;
     producer.flush().await?;
     let seconds = begun.elapsed().as_secs_f64();
@@ -74,7 +73,7 @@ pub async fn at_a_rate(producer: Arc<Producer>, load: OpenLoad) -> anyhow::Resul
 
 fn send(
     runtime: &Handle,
-    producer: &Producer,
+    producer: &impl Sink,
     load: &OpenLoad,
     recorder: &Recorder,
 ) -> anyhow::Result<(Instant, u64, u64)> {
@@ -91,8 +90,8 @@ fn send(
         if load.until.is_over(begun, sent) {
             return Ok((begun, sent, one_in));
         }
-        let record = Record::value(load.value(&plain, intended));
-        let ack = runtime.block_on(producer.send(record))?;
+        let value = load.value(&plain, intended);
+        let ack = runtime.block_on(producer.send(value))?;
         if sent.is_multiple_of(one_in) {
             recorder.watch(ack, intended);
         }

@@ -11,6 +11,7 @@ pub mod partitions;
 pub mod produce;
 pub mod roofline;
 pub mod start_up;
+pub mod system;
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -131,9 +132,9 @@ pub async fn connect(cluster: &Cluster) -> anyhow::Result<Client> {
 }
 
 /// Waits until something is so.
-pub async fn settle<F: Future<Output = anyhow::Result<bool>>>(
+pub async fn settle(
     what: &str,
-    mut is_so: impl FnMut() -> F,
+    mut is_so: impl AsyncFnMut() -> anyhow::Result<bool>,
 ) -> anyhow::Result<()> {
     let deadline = Instant::now() + SETTLE_TIMEOUT;
     while !is_so().await? {
@@ -160,7 +161,7 @@ impl Target {
 
     /// Watches the brokers, as far as they are known, and this process.
     pub fn meter(&self) -> anyhow::Result<Meter> {
-        let mut watched = match &self.own {
+        let watched = match &self.own {
             Some(cluster) => cluster.watched(),
             None => {
                 let pids = self.pids.iter().zip(1..);
@@ -171,11 +172,7 @@ impl Target {
                 .collect()
             }
         };
-        watched.push(Watched {
-            name: CLIENT.into(),
-            pid: std::process::id(),
-        });
-        Meter::start(watched)
+        meter_of(watched)
     }
 
     /// A topic of its own for a measurement; partition `i` is led by broker `i % brokers + 1`, as
@@ -289,6 +286,15 @@ pub fn acked_within(samples: &Samples, time: &Range<Instant>) -> Run {
 
 /// What this process is called among those that are watched.
 const CLIENT: &str = "client";
+
+/// Watches brokers and this process.
+fn meter_of(mut watched: Vec<Watched>) -> anyhow::Result<Meter> {
+    watched.push(Watched {
+        name: CLIENT.into(),
+        pid: std::process::id(),
+    });
+    Meter::start(watched)
+}
 
 /// Tells what processes used for so many records and bytes of values.
 pub fn add_usage(run: &mut Run, usages: &[Usage], records: u64, bytes: u64) {

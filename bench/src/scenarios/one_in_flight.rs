@@ -1,16 +1,20 @@
 //! One record after the other, each sent when the one before is acknowledged.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use anyhow::{Context, bail};
 use baton_client::Record;
 use bytes::Bytes;
 use clap::Args;
-use hdrhistogram::Histogram;
 
-use super::{ACK_LATENCY, Bench, ROOFLINE, THROUGHPUT, Target, add_usage, prompt_producer};
-use crate::args::{self, FlushArg, TopicArgs};
+use super::system::{System, Way, peer_settings};
+use super::{ACK_LATENCY, Bench, ROOFLINE, THROUGHPUT, add_usage, prompt_producer};
+use crate::args::{self, AcksArg, FlushArg, TopicArgs};
+use crate::load::{OneByOne, one_by_one};
+use crate::peers;
 use crate::report::{Case, Report, Run, Unit, unit};
 use crate::roofline::{Load, pipeline};
+use crate::usage::Usage;
 
 /// Flags of `one-in-flight`.
 #[derive(Clone, Debug, Args)]
@@ -28,17 +32,18 @@ pub struct OneInFlightArgs {
     seconds: Duration,
 }
 
-/// Measures.
+/// Measures Baton, then each peer.
 pub async fn run(bench: &Bench, args: &OneInFlightArgs) -> anyhow::Result<Report> {
-    let target = bench.target().await?;
+    peers::check(&bench.common.peer, &args.topic, AcksArg::Committed)?;
     let mut cases = Vec::new();
+    let mut system = System::Baton(bench.target().await?);
     for flush in &args.flush {
-        let name = flush.to_string();
-        let mut runs = Vec::new();
-        for _ in bench.repeats("one-in-flight", &name) {
-            runs.push(measure(bench, &target, args, *flush).await?);
-        }
-        cases.push(Case { name, runs });
+        cases.push(case(bench, args, &mut system, Way::Baton(*flush)).await?);
+    }
+    drop(system);
+    for peer in &bench.common.peer {
+        let mut system = System::start_peer(*peer, &bench.dir()).await?;
+        cases.push(case(bench, args, &mut system, Way::Peer(peer.lone())).await?);
     }
     let mut settings = args.topic.settings();
     settings.extend([
@@ -46,6 +51,7 @@ pub async fn run(bench: &Bench, args: &OneInFlightArgs) -> anyhow::Result<Report
         ("seconds each", args.seconds.as_secs_f64().to_string()),
         ("repeats", bench.common.repeats.to_string()),
     ]);
+    settings.extend(peer_settings(bench)?);
     Ok(Report {
         scenario: "one-in-flight",
         about: "One record after the other: what a single acknowledgement takes.".into(),
@@ -57,27 +63,32 @@ pub async fn run(bench: &Bench, args: &OneInFlightArgs) -> anyhow::Result<Report
     })
 }
 
+/// One column.
+async fn case(
+    bench: &Bench,
+    args: &OneInFlightArgs,
+    system: &mut System,
+    way: Way,
+) -> anyhow::Result<Case> {
+    let name = match way {
+        Way::Baton(flush) if bench.common.peer.is_empty() => flush.to_string(),
+        way => way.terms().to_owned(),
+    };
+    let mut runs = Vec::new();
+    for _ in bench.repeats("one-in-flight", &name) {
+        runs.push(measure(bench, system, args, way).await?);
+    }
+    Ok(Case { name, runs })
+}
+
 async fn measure(
     bench: &Bench,
-    target: &Target,
+    system: &mut System,
     args: &OneInFlightArgs,
-    flush: FlushArg,
+    way: Way,
 ) -> anyhow::Result<Run> {
-    let topic = target.make_topic(&args.topic, flush, 1).await?.name;
-    let producer = prompt_producer(&target.client, &topic).await?;
-    let value = Bytes::from(vec![b'x'; args.size as usize]);
-    let mut nanos = Histogram::<u64>::new(3)?;
-    let meter = target.meter()?;
-    let begun = Instant::now();
-    while begun.elapsed() < args.seconds {
-        let sent = Instant::now();
-        let ack = producer.send(Record::value(value.clone())).await?;
-        ack.wait().await?;
-        nanos.record(sent.elapsed().as_nanos() as u64)?;
-    }
-    let seconds = begun.elapsed().as_secs_f64();
-    let (usages, _) = meter.stop()?;
-    target.client.delete_topic(&topic).await?;
+    let (done, usages) = load(system, args, way).await?;
+    let OneByOne { nanos, seconds } = done;
     let (records, median) = (nanos.len(), nanos.value_at_quantile(0.5));
     let corrected = nanos.clone_correct(median);
     let mut run = Run::default();
@@ -86,23 +97,58 @@ async fn measure(
         let value = corrected.value_at_quantile(quantile) as f64 / 1e9;
         run.add(ACK_LATENCY, name, Unit::Seconds, value);
     }
-    run.add(
-        THROUGHPUT,
-        "records",
-        Unit::PerSecond,
-        records as f64 / seconds,
-    );
+    let rate = records as f64 / seconds;
+    run.add(THROUGHPUT, "records", Unit::PerSecond, rate);
     if !bench.common.no_roofline {
-        add_roofline(bench, args, flush, median, &mut run).await?;
+        add_roofline(bench, args, way.flushes(), median, &mut run).await?;
     }
     add_usage(&mut run, &usages, records, records * args.size);
     Ok(run)
 }
 
+/// Sends one record after the other to a topic of its own.
+async fn load(
+    system: &mut System,
+    args: &OneInFlightArgs,
+    way: Way,
+) -> anyhow::Result<(OneByOne, Vec<Usage>)> {
+    let value = Bytes::from(vec![b'x'; args.size as usize]);
+    match (way, &mut *system) {
+        (Way::Baton(flush), System::Baton(target)) => {
+            let topic = target.make_topic(&args.topic, flush, 1).await?.name;
+            let producer = prompt_producer(&target.client, &topic).await?;
+            let meter = target.meter()?;
+            let done = one_by_one(args.seconds, async || {
+                let ack = producer.send(Record::value(value.clone())).await?;
+                ack.wait().await?;
+                Ok(())
+            });
+            let done = done.await?;
+            let (usages, _) = meter.stop()?;
+            target.client.delete_topic(&topic).await?;
+            Ok((done, usages))
+        }
+        (Way::Peer(peer), System::Peer(cluster)) => {
+            let topic = uuid::Uuid::new_v4().simple().to_string();
+            cluster.make(&topic, 1)?;
+            let mut connections = cluster.connect(peer, &topic, 0, false)?;
+            let connection = connections.first_mut().context("no connection")?;
+            let meter = system.meter()?;
+            let done = one_by_one(args.seconds, async || connection.send_one(&value)).await?;
+            let (usages, _) = meter.stop()?;
+            if let System::Peer(cluster) = system {
+                cluster.delete(&topic, 1)?;
+            }
+            Ok((done, usages))
+        }
+        _ => bail!("another system runs than is to be measured"),
+    }
+}
+
 async fn add_roofline(
     bench: &Bench,
     args: &OneInFlightArgs,
-    flush: FlushArg,
+    flush: bool,
     median_nanos: u64,
     run: &mut Run,
 ) -> anyhow::Result<()> {
@@ -110,7 +156,7 @@ async fn add_roofline(
         dir: bench.dir(),
         batch_bytes: args.size as usize,
         in_flight: 1,
-        flush: flush.waits(),
+        flush,
         duration: args.seconds,
     };
     let limit = tokio::task::spawn_blocking(move || pipeline(&load)).await??;

@@ -4,16 +4,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use baton_client::ProducerConfig;
 use clap::Args;
 
-use super::{Bench, ROOFLINE, THROUGHPUT, Target, add_usage};
+use super::system::{System, Way, beside_each_other, peer_settings};
+use super::{Bench, ROOFLINE, THROUGHPUT, add_usage};
 use crate::args::{self, AcksArg, FlushArg, TopicArgs, count};
-use crate::load::{OpenLoad, Outcome, Until, as_fast_as_it_goes, at_a_rate};
+use crate::load::{OpenLoad, Outcome, Sink, Until, as_fast_as_it_goes, at_a_rate};
+use crate::peers;
 use crate::report::{Case, Report, Run, Unit, unit};
 use crate::roofline::{Load, pipeline};
-use crate::usage::Usage;
+use crate::usage::{Meter, Usage};
 
 /// Batches that the client has unacknowledged in a partition.
 const IN_FLIGHT: usize = 5;
@@ -55,45 +57,39 @@ fn share(text: &str) -> Result<f64, String> {
 }
 
 /// One column.
+#[derive(Clone, Copy)]
 struct Setup<'a> {
     args: &'a ProduceArgs,
-    flush: FlushArg,
+    way: Way,
     size: usize,
     partitions: u32,
 }
 
 impl Setup<'_> {
-    fn name(&self) -> String {
+    fn name(&self, with_terms: bool) -> String {
         let size = unit::bytes(self.size as u64);
         let partitions = count(self.partitions, "partition");
-        match self.args.flush.len() {
-            1 => format!("{size}, {partitions}"),
-            _ => format!("{size}, {partitions}, {}", self.flush),
+        match self.way {
+            way if with_terms => format!("{}, {size}, {partitions}", way.terms()),
+            Way::Baton(flush) if self.args.flush.len() > 1 => {
+                format!("{size}, {partitions}, {flush}")
+            }
+            _ => format!("{size}, {partitions}"),
         }
     }
 }
 
-/// Measures all combinations.
+/// Measures all combinations: Baton's, then those of each peer.
 pub async fn run(bench: &Bench, args: &ProduceArgs) -> anyhow::Result<Report> {
-    let target = bench.target().await?;
-    let mut cases = Vec::new();
-    for flush in &args.flush {
-        for size in &args.sizes {
-            for partitions in &args.partitions {
-                let setup = Setup {
-                    args,
-                    flush: *flush,
-                    size: *size as usize,
-                    partitions: *partitions,
-                };
-                let name = setup.name();
-                let mut runs = Vec::new();
-                for _ in bench.repeats("produce", &name) {
-                    runs.push(measure(bench, &target, &setup).await?);
-                }
-                cases.push(Case { name, runs });
-            }
-        }
+    peers::check(&bench.common.peer, &args.topic, args.acks)?;
+    let mut system = System::Baton(bench.target().await?);
+    let ways: Vec<Way> = args.flush.iter().copied().map(Way::Baton).collect();
+    let mut cases = measure_all(bench, args, &mut system, &ways).await?;
+    drop(system);
+    for peer in &bench.common.peer {
+        let mut system = System::start_peer(*peer, &bench.dir()).await?;
+        let ways: Vec<Way> = peer.batched().iter().copied().map(Way::Peer).collect();
+        cases.extend(measure_all(bench, args, &mut system, &ways).await?);
     }
     let flushes: Vec<String> = args.flush.iter().map(FlushArg::to_string).collect();
     let mut settings = args.topic.settings();
@@ -105,33 +101,78 @@ pub async fn run(bench: &Bench, args: &ProduceArgs) -> anyhow::Result<Report> {
         ("seconds each", args.seconds.as_secs_f64().to_string()),
         ("repeats", bench.common.repeats.to_string()),
     ]);
+    settings.extend(peer_settings(bench)?);
+    let mut notes = vec![
+        "Partitions are led by brokers 1, 2, 3 in turn: of a single one, broker 1 is the leader."
+            .to_owned(),
+    ];
+    if !bench.common.peer.is_empty() {
+        notes.push(
+            "Peers: broker 1 leads all streams of Redis; NATS and RabbitMQ choose where each is led. The bare pipeline beside them flushes nothing. A fixed rate is a share of the own throughput.".into(),
+        );
+    }
     Ok(Report {
         scenario: "produce",
         about: "One client sends as much as goes; then a share of that, evenly in time, for the latency from the intended time of each record.".into(),
         settings,
-        cases,
-        notes: vec![
-            "Partitions are led by brokers 1, 2, 3 in turn: of a single one, broker 1 is the leader.".into(),
-        ],
+        cases: beside_each_other(cases),
+        notes,
     })
 }
 
-async fn measure(bench: &Bench, target: &Target, setup: &Setup<'_>) -> anyhow::Result<Run> {
+/// The columns of a system, each with the number of its load.
+async fn measure_all(
+    bench: &Bench,
+    args: &ProduceArgs,
+    system: &mut System,
+    ways: &[Way],
+) -> anyhow::Result<Vec<(usize, Case)>> {
+    let mut cases = Vec::new();
+    for way in ways {
+        let loads = args
+            .sizes
+            .iter()
+            .flat_map(|size| args.partitions.iter().map(move |count| (*size, *count)));
+        for (load, (size, partitions)) in loads.enumerate() {
+            let setup = Setup {
+                args,
+                way: *way,
+                size: size as usize,
+                partitions,
+            };
+            let name = setup.name(!bench.common.peer.is_empty());
+            let mut runs = Vec::new();
+            for _ in bench.repeats("produce", &name) {
+                runs.push(measure(bench, system, &setup).await?);
+            }
+            cases.push((load, Case { name, runs }));
+        }
+    }
+    Ok(cases)
+}
+
+async fn measure(bench: &Bench, system: &mut System, setup: &Setup<'_>) -> anyhow::Result<Run> {
     let mut run = Run::default();
-    let full = full_speed(target, setup, &mut run).await;
+    let full = load(system, setup, None).await;
     let (outcome, usages) = full.context("as fast as it goes")?;
+    let bytes = Unit::MegabytesPerSecond;
+    run.add(THROUGHPUT, "records", Unit::PerSecond, outcome.rate());
+    run.add(THROUGHPUT, "bytes", bytes, outcome.mb_per_s());
     if !bench.common.no_roofline {
         add_roofline(bench, setup, &mut run).await?;
     }
     let samples = &outcome.samples;
-    run.add_latency(
-        "ack latency, buffer full",
-        samples.latencies(&samples.all()),
-    );
+    // What waits in a full buffer is the client's affair, and those of peers have none.
+    if matches!(setup.way, Way::Baton(_)) {
+        let latencies = samples.latencies(&samples.all());
+        run.add_latency("ack latency, buffer full", latencies);
+    }
     if setup.args.load > 0.0 {
         let rate = outcome.rate() * setup.args.load;
-        let paced = paced(target, setup, rate, &mut run).await;
-        paced.with_context(|| format!("at {rate:.0} records/s"))?;
+        let paced = load(system, setup, Some(rate)).await;
+        let (paced, _) = paced.with_context(|| format!("at {rate:.0} records/s"))?;
+        let latencies = paced.samples.latencies(&paced.samples.all());
+        run.add_latency("ack latency, at a fixed rate", latencies);
     }
     add_usage(&mut run, &usages, outcome.records, outcome.bytes);
     run.timeline = Some(samples.timeline(setup.size, Duration::from_millis(100)));
@@ -144,7 +185,7 @@ async fn add_roofline(bench: &Bench, setup: &Setup<'_>, run: &mut Run) -> anyhow
         dir: bench.dir(),
         batch_bytes: setup.args.batch_bytes as usize,
         in_flight: IN_FLIGHT * setup.partitions as usize,
-        flush: setup.flush.waits(),
+        flush: setup.way.flushes(),
         duration: setup.args.seconds,
     };
     let limit = tokio::task::spawn_blocking(move || pipeline(&load)).await??;
@@ -163,66 +204,63 @@ fn producer_config(args: &ProduceArgs) -> ProducerConfig {
     }
 }
 
-async fn full_speed(
-    target: &Target,
+/// Puts load on a topic of its own: as much as goes, or at a rate.
+async fn load(
+    system: &mut System,
     setup: &Setup<'_>,
-    run: &mut Run,
+    rate: Option<f64>,
 ) -> anyhow::Result<(Outcome, Vec<Usage>)> {
     let Setup {
-        args,
-        flush,
-        size,
-        partitions,
-    } = setup;
-    let topic = target
-        .make_topic(&args.topic, *flush, *partitions)
-        .await?
-        .name;
-    let producer = target
-        .client
-        .producer(&topic, producer_config(args))
-        .await?;
-    let meter = target.meter()?;
-    let outcome = as_fast_as_it_goes(&producer, *size, &Until::After(args.seconds)).await?;
-    let (usages, _) = meter.stop()?;
-    target.client.delete_topic(&topic).await?;
-    run.add(THROUGHPUT, "records", Unit::PerSecond, outcome.rate());
-    run.add(
-        THROUGHPUT,
-        "bytes",
-        Unit::MegabytesPerSecond,
-        outcome.mb_per_s(),
-    );
-    Ok((outcome, usages))
+        args, partitions, ..
+    } = *setup;
+    match (setup.way, &mut *system) {
+        (Way::Baton(flush), System::Baton(target)) => {
+            let made = target.make_topic(&args.topic, flush, partitions).await?;
+            let config = producer_config(args);
+            let producer = target.client.producer(&made.name, config).await?;
+            let meter = target.meter()?;
+            let done = drive(producer, setup, rate, meter).await?;
+            target.client.delete_topic(&made.name).await?;
+            Ok(done)
+        }
+        (Way::Peer(peer), System::Peer(cluster)) => {
+            let topic = uuid::Uuid::new_v4().simple().to_string();
+            cluster.make(&topic, partitions)?;
+            let mut connections = Vec::new();
+            for partition in 0..partitions {
+                connections.extend(cluster.connect(peer, &topic, partition, true)?);
+            }
+            let producer = peers::Producer::new(connections, args.batch_bytes as usize)?;
+            let meter = system.meter()?;
+            let done = drive(producer, setup, rate, meter).await?;
+            if let System::Peer(cluster) = system {
+                cluster.delete(&topic, partitions)?;
+            }
+            Ok(done)
+        }
+        _ => bail!("another system runs than is to be measured"),
+    }
 }
 
-async fn paced(target: &Target, setup: &Setup<'_>, rate: f64, run: &mut Run) -> anyhow::Result<()> {
-    let Setup {
-        args,
-        flush,
-        size,
-        partitions,
-    } = setup;
-    let topic = target
-        .make_topic(&args.topic, *flush, *partitions)
-        .await?
-        .name;
-    let producer = target
-        .client
-        .producer(&topic, producer_config(args))
-        .await?;
-    let load = OpenLoad {
-        rate,
-        size: *size,
-        until: Until::After(args.seconds),
-        stamped_from: None,
+async fn drive(
+    sink: impl Sink,
+    setup: &Setup<'_>,
+    rate: Option<f64>,
+    meter: Meter,
+) -> anyhow::Result<(Outcome, Vec<Usage>)> {
+    let (size, until) = (setup.size, Until::After(setup.args.seconds));
+    let outcome = match rate {
+        None => as_fast_as_it_goes(&sink, size, &until).await?,
+        Some(rate) => {
+            let load = OpenLoad {
+                rate,
+                size,
+                until,
+                stamped_from: None,
+            };
+            at_a_rate(Arc::new(sink), load).await?
+        }
     };
-    let outcome = at_a_rate(Arc::new(producer), load).await?;
-    target.client.delete_topic(&topic).await?;
-    let samples = &outcome.samples;
-    run.add_latency(
-        "ack latency, at a fixed rate",
-        samples.latencies(&samples.all()),
-    );
-    Ok(())
+    let (usages, _) = meter.stop()?;
+    Ok((outcome, usages))
 }
