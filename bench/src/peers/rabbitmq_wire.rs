@@ -42,7 +42,7 @@ const FRAME_BYTES_MAX: u32 = 1 << 20;
 const PUBLISH_BYTES: usize = 256 << 10;
 
 /// The most records in a sub-entry.
-pub const SUB_ENTRY_RECORDS: usize = 100;
+const SUB_ENTRY_RECORDS: usize = 100;
 
 /// The single publisher of a connection.
 const PUBLISHER: u8 = 0;
@@ -280,16 +280,26 @@ pub struct Entries {
     pub sub_entries: bool,
 }
 
+impl Entries {
+    /// How many of the records, of which there are some, the next entry takes: at least one, and no more
+    /// bytes than a frame should have.
+    fn records_of_entry(&self, values: &[Bytes]) -> usize {
+        if !self.sub_entries {
+            return 1;
+        }
+        let mut bytes = 0;
+        let fitting = values.iter().take(SUB_ENTRY_RECORDS).take_while(|value| {
+            bytes += value.len();
+            bytes <= PUBLISH_BYTES
+        });
+        fitting.count().max(1)
+    }
+}
+
 impl Encode for Entries {
     fn encode(&mut self, before: u64, values: &[Bytes], out: &mut Vec<u8>) {
-        let per_entry = if self.sub_entries {
-            SUB_ENTRY_RECORDS
-        } else {
-            1
-        };
-        let mut end = before;
-        let mut entries = values.chunks(per_entry).peekable();
-        while entries.peek().is_some() {
+        let (mut end, mut rest) = (before, values);
+        while !rest.is_empty() {
             let frame = out.len();
             out.put_u32(0);
             out.put_u16(PUBLISH);
@@ -298,9 +308,9 @@ impl Encode for Entries {
             let count_at = out.len();
             out.put_u32(0);
             let mut count = 0u32;
-            while out.len() - frame < PUBLISH_BYTES
-                && let Some(entry) = entries.next()
-            {
+            while !rest.is_empty() && out.len() - frame < PUBLISH_BYTES {
+                let (entry, behind) = rest.split_at(self.records_of_entry(rest));
+                rest = behind;
                 end += entry.len() as u64;
                 out.put_u64(publishing_id(end, entry.len()));
                 if self.sub_entries {
@@ -417,6 +427,18 @@ mod tests {
             frame.advance(bytes as usize);
         }
         assert!(frame.is_empty());
+    }
+
+    #[test]
+    fn an_entry_of_large_records_has_fewer_of_them() {
+        let large = vec![Bytes::from(vec![0; PUBLISH_BYTES / 2]); 3];
+        let mut entries = Entries { sub_entries: true };
+        assert_eq!(entries.records_of_entry(&large), 2);
+        let larger = vec![Bytes::from(vec![0; PUBLISH_BYTES * 2]); 3];
+        assert_eq!(entries.records_of_entry(&larger), 1);
+        let mut out = Vec::new();
+        entries.encode(0, &large, &mut out);
+        assert!(out.len() < FRAME_BYTES_MAX as usize);
     }
 
     #[test]

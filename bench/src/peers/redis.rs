@@ -21,7 +21,7 @@ use crate::cluster::free_ports;
 use crate::usage::Watched;
 
 /// `WAIT` holds up its connection, so that several are needed for the primary always to have a batch
-/// before it.
+/// before it: one alone makes a third less, six make no more.
 const CONNECTIONS: usize = 3;
 
 /// Batches under way on each: one waits for the replica, the next is in the socket.
