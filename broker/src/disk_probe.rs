@@ -11,11 +11,13 @@ use crate::actors::control_link::DiskProgress;
 /// Pause between two writes.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Begins to write; each write that ends is counted.
-pub fn start(data_dir: &Path, progress: DiskProgress) {
+/// Begins to write; each write that ends is counted. Goes on for as long as somebody looks at the
+/// count.
+pub fn start(data_dir: &Path, progress: &DiskProgress) {
     let mut probe = Probe::new(data_dir.join("probe"));
+    let looked_at = progress.downgrade();
     let run = move || {
-        loop {
+        while let Some(progress) = looked_at.upgrade() {
             match probe.write() {
                 Ok(()) => progress.count(),
                 // A full disk still answers: what is stored can be served.
@@ -24,6 +26,7 @@ pub fn start(data_dir: &Path, progress: DiskProgress) {
                     tracing::error!(%error, path = %probe.path.display(), "the disk does not take a write")
                 }
             }
+            drop(progress);
             std::thread::sleep(PAUSE);
         }
     };

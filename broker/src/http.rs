@@ -8,6 +8,8 @@ use actix_web::{App, HttpResponse, HttpServer, Responder, dev::Server, web};
 use baton_protocol::admin::{AdminRequest, AdminResponse, PartitionTrouble};
 use baton_protocol::metadata::ClusterView;
 use serde::Serialize;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::shared::Shared;
@@ -67,4 +69,19 @@ pub fn serve(listener: std::net::TcpListener, shared: Arc<Shared>) -> std::io::R
     });
     // The broker handles signals itself.
     Ok(server.workers(1).disable_signals().listen(listener)?.run())
+}
+
+/// Whether the broker whose API is served at `address` says that it is well: it has registered, and
+/// knows the controller.
+pub async fn is_healthy(address: &str) -> bool {
+    let ask = async {
+        let mut socket = TcpStream::connect(address).await?;
+        socket
+            .write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .await?;
+        let mut head = [0; 12];
+        socket.read_exact(&mut head).await?;
+        std::io::Result::Ok(head)
+    };
+    matches!(timeout(Duration::from_millis(500), ask).await, Ok(Ok(head)) if head.ends_with(b"200"))
 }

@@ -12,6 +12,7 @@ pub mod config;
 pub mod data_dir;
 pub mod disk_probe;
 pub mod driver;
+pub mod embedded;
 pub mod failure;
 pub mod hosting;
 pub mod http;

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use actix::{Actor, Arbiter, SyncArbiter, System};
+use actix::{Actor, SyncArbiter, System};
 use anyhow::Context;
 use baton_protocol::ids::{ClusterId, ProcessId};
 use baton_raft::{ConfiguredVoter, RaftConfig, RaftFailure, RaftNode};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::actors::control_link::{ControlLink, DiskProgress, Keeper, Registration};
 use crate::actors::controller::Controller;
@@ -22,7 +22,7 @@ use crate::actors::router::Router;
 use crate::actors::routes::Routes;
 use crate::actors::session::Session;
 use crate::actors::timer;
-use crate::actors::workers::Workers;
+use crate::actors::workers::{OwnArbiter, Workers};
 use crate::caretaker::Caretaker;
 use crate::clock::Clock;
 use crate::config::{Config, Voter};
@@ -38,13 +38,31 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs a broker until it is told to end (SIGINT, SIGTERM) or cannot go on.
 pub fn run(config: Config) -> anyhow::Result<()> {
+    run_until(config, until_told_to_end())
+}
+
+/// Runs a broker on this thread, and threads of its own, until `told_to_end` is done or it cannot go
+/// on. When this returns its threads have ended, or are about to, and its data directory is free.
+pub fn run_until(
+    config: Config,
+    told_to_end: impl Future<Output = anyhow::Result<()>>,
+) -> anyhow::Result<()> {
     let system = System::new();
-    let result = system.block_on(serve(config));
+    let workers = Workers::start(config.broker.threads);
+    let deciding = OwnArbiter::start();
+    let result = system.block_on(serve(config, &workers, &deciding, told_to_end));
+    workers.end();
+    deciding.end();
     System::current().stop();
     result
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
+async fn serve(
+    config: Config,
+    workers: &Workers,
+    deciding: &OwnArbiter,
+    told_to_end: impl Future<Output = anyhow::Result<()>>,
+) -> anyhow::Result<()> {
     let broker = config.broker_id();
     let directory = Arc::new(DataDir::open(&config.broker.data_dir, broker)?);
     os_limits::check(directory.path(), config.limits.connections_max)?;
@@ -80,10 +98,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         life: watch::Sender::new(None),
         config,
     });
-    let workers = Workers::start(shared.config.broker.threads);
-    timer::start(&workers, &shared.routes);
+    timer::start(workers, &shared.routes);
     let disk = DiskProgress::default();
-    disk_probe::start(directory.path(), disk.clone());
+    disk_probe::start(directory.path(), &disk);
     let failure = Failure::new(directory.path());
     let scrub_rate = shared.config.log.scrub_bytes_per_second;
     let around = Surroundings {
@@ -102,7 +119,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     };
     let controller = {
         let raft = raft.clone();
-        Controller::start_in_arbiter(&Arbiter::new().handle(), move |_| {
+        Controller::start_in_arbiter(&deciding.handle(), move |_| {
             Controller::new(broker, controller_config, clock, raft)
         })
     };
@@ -112,8 +129,10 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         workers.clone(),
         controller,
     ));
-    actix::spawn(accept_clients(clients, shared.clone(), workers));
-    actix::spawn(http::serve(web.into_std()?, shared.clone())?);
+    actix::spawn(accept_clients(clients, shared.clone(), workers.clone()));
+    let web = http::serve(web.into_std()?, shared.clone())?;
+    let web_handle = web.handle();
+    actix::spawn(web);
     let registration = Registration {
         directory: directory.directory(),
         client_address: shared.config.broker.client_address().to_owned(),
@@ -123,7 +142,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         process: ProcessId(uuid::Uuid::new_v4()),
         unclean_restart: directory.machine_restarted_uncleanly(),
     };
-    start_control_link(Keeper::new(
+    let control_link = start_control_link(Keeper::new(
         shared.clone(),
         router.clone(),
         registration,
@@ -133,7 +152,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     ))?;
     tracing::info!(broker = %broker, listen = shared.config.broker.listen, "broker started");
     let failure = tokio::select! {
-        ended = until_told_to_end() => ended.map(|()| None)?,
+        ended = told_to_end => ended.map(|()| None)?,
         failure = raft_failure(raft.as_ref()) => Some(failure),
     };
     tracing::info!("ending");
@@ -147,6 +166,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             Ok(())
         }
     };
+    web_handle.stop(false).await;
+    control_link.end();
     if let Some(failure) = failure {
         // It is the cause of whatever else goes wrong on this disk.
         return Err(failure.into());
@@ -222,17 +243,40 @@ async fn accept_clients(listener: TcpListener, shared: Arc<Shared>, workers: Wor
     }
 }
 
+/// The session with the controller, which goes on until this is dropped or told to end.
+struct RunningControlLink {
+    stop: oneshot::Sender<()>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl RunningControlLink {
+    /// Ends the session; the data directory is then no longer held by it.
+    fn end(self) {
+        drop(self.stop);
+        if self.thread.join().is_err() {
+            tracing::error!("the thread of the controller's session panicked");
+        }
+    }
+}
+
 /// The session with the controller has a thread of its own: a busy broker must not look dead.
-fn start_control_link(keeper: Keeper) -> anyhow::Result<()> {
+fn start_control_link(keeper: Keeper) -> anyhow::Result<RunningControlLink> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("the thread of the controller's session cannot start")?;
-    std::thread::Builder::new()
+    let (stop, stopped) = oneshot::channel::<()>();
+    let run = async move {
+        tokio::select! {
+            () = keeper.run() => {}
+            _ = stopped => {}
+        }
+    };
+    let thread = std::thread::Builder::new()
         .name("control".to_owned())
-        .spawn(move || runtime.block_on(keeper.run()))
+        .spawn(move || runtime.block_on(run))
         .context("the thread of the controller's session cannot start")?;
-    Ok(())
+    Ok(RunningControlLink { stop, thread })
 }
 
 /// Waits for a signal.

@@ -6,8 +6,8 @@
 mod lonely;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use actix::Addr;
@@ -119,8 +119,24 @@ impl DiskProgress {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A look from which nothing follows: the count may be gone.
+    pub fn downgrade(&self) -> WeakDiskProgress {
+        WeakDiskProgress(Arc::downgrade(&self.0))
+    }
+
     fn now(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A [`DiskProgress`] that is gone when nobody looks at it any more.
+#[derive(Clone, Debug)]
+pub struct WeakDiskProgress(Weak<AtomicU64>);
+
+impl WeakDiskProgress {
+    /// The count, if somebody looks at it.
+    pub fn upgrade(&self) -> Option<DiskProgress> {
+        self.0.upgrade().map(DiskProgress)
     }
 }
 

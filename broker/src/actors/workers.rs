@@ -2,12 +2,45 @@
 //! broker, and takes what comes over the corresponding link of that broker: between a replica and the
 //! sockets that feed it no thread waits for another.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use actix::{Arbiter, ArbiterHandle};
 use baton_protocol::ids::TopicPartition;
 
 use crate::actors::peer_link::PeerLinks;
+
+/// A thread for actors, which ends when it is told to.
+pub struct OwnArbiter {
+    handle: ArbiterHandle,
+    thread: Mutex<Option<Arbiter>>,
+}
+
+impl OwnArbiter {
+    /// Starts the thread.
+    pub fn start() -> OwnArbiter {
+        let arbiter = Arbiter::new();
+        OwnArbiter {
+            handle: arbiter.handle(),
+            thread: Mutex::new(Some(arbiter)),
+        }
+    }
+
+    /// To send it work.
+    pub fn handle(&self) -> ArbiterHandle {
+        self.handle.clone()
+    }
+
+    /// Ends the thread, with all that lives on it.
+    pub fn end(&self) {
+        self.handle.stop();
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(arbiter) = thread.take()
+            && arbiter.join().is_err()
+        {
+            tracing::error!("a thread of actors panicked");
+        }
+    }
+}
 
 /// One thread.
 #[derive(Clone)]
@@ -22,7 +55,10 @@ pub struct Worker {
 
 /// All of a broker's workers. Cheap to clone.
 #[derive(Clone)]
-pub struct Workers(Arc<[Worker]>);
+pub struct Workers {
+    all: Arc<[Worker]>,
+    threads: Arc<[OwnArbiter]>,
+}
 
 impl Workers {
     /// Starts as many; for 0, one for each processor.
@@ -31,28 +67,39 @@ impl Workers {
             0 => std::thread::available_parallelism().map_or(1, |cores| cores.get()),
             threads => threads,
         };
-        let worker = |lane| Worker {
+        let threads: Arc<[OwnArbiter]> = (0..threads).map(|_| OwnArbiter::start()).collect();
+        let worker = |(lane, thread): (usize, &OwnArbiter)| Worker {
             lane: lane as u32,
-            arbiter: Arbiter::new().handle(),
+            arbiter: thread.handle(),
             links: PeerLinks::default(),
         };
-        Workers((0..threads).map(worker).collect())
+        Workers {
+            all: threads.iter().enumerate().map(worker).collect(),
+            threads,
+        }
+    }
+
+    /// Ends all of them, with what lives on them.
+    pub fn end(&self) {
+        for thread in self.threads.iter() {
+            thread.end();
+        }
     }
 
     /// All of them, in the order of their lanes.
     pub fn iter(&self) -> impl Iterator<Item = &Worker> + Clone {
-        self.0.iter()
+        self.all.iter()
     }
 
     /// The worker for a lane of another broker, which may have more of them or fewer.
     pub fn of_lane(&self, lane: u32) -> &Worker {
-        &self.0[lane as usize % self.0.len()]
+        &self.all[lane as usize % self.all.len()]
     }
 
     /// The worker of a partition's replica. Stable, and the same on every broker with as many
     /// workers: so what comes for a partition comes to its own thread.
     pub fn of_partition(&self, partition: &TopicPartition) -> &Worker {
-        &self.0[place(partition, self.0.len())]
+        &self.all[place(partition, self.all.len())]
     }
 }
 

@@ -18,6 +18,7 @@ use self::shape::Shape;
 use crate::cli::cluster::{FormError, form_cluster};
 use crate::cli::output::{count, note, say};
 use crate::config::VOTERS_MAX;
+use crate::http::is_healthy;
 
 /// How long a broker that died stays dead.
 const RESTART_AFTER: Duration = Duration::from_secs(2);
@@ -410,20 +411,6 @@ impl Dev<'_> {
             }
         }
     }
-}
-
-async fn is_healthy(address: &str) -> bool {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let ask = async {
-        let mut socket = tokio::net::TcpStream::connect(address).await?;
-        socket
-            .write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            .await?;
-        let mut head = [0; 12];
-        socket.read_exact(&mut head).await?;
-        std::io::Result::Ok(head)
-    };
-    matches!(tokio::time::timeout(Duration::from_millis(500), ask).await, Ok(Ok(head)) if head.ends_with(b"200"))
 }
 
 fn check_ports(args: &DevArgs) -> anyhow::Result<()> {
