@@ -29,7 +29,8 @@ const IN_FLIGHT: usize = 24;
 /// From a node's port for clients to that for the other nodes.
 const NODES_SHIFT: u16 = 100;
 
-/// From the first node's port for clients to where they look for ports to replicate on.
+/// From the first node's port for clients to where they look for ports to replicate on. Those are the
+/// only ones that no setting binds to loopback.
 const REPLICATION_SHIFT: u16 = 200;
 
 /// From the first node's port for clients to that of `epmd`.
