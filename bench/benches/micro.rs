@@ -175,9 +175,18 @@ impl Leader {
             let end = self.end;
             match effect {
                 Effect::Flush => self.step(Input::Flushed { end }),
-                Effect::Push { to, bytes_max, .. } if bytes_max > 0 => {
+                Effect::Push {
+                    to,
+                    append,
+                    bytes_max,
+                } if bytes_max > 0 => {
                     let bytes = BATCH_BYTES as u64;
-                    self.step(Input::Pushed { to, end, bytes });
+                    self.step(Input::Pushed {
+                        to,
+                        append,
+                        end,
+                        bytes,
+                    });
                 }
                 _ => {}
             }

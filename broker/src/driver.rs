@@ -20,6 +20,10 @@ use baton_replication::producers::{ProducerStamp, ProducerTable};
 use baton_storage::{Chunk, Shortage, StorageError};
 use bytes::Bytes;
 
+pub use push::Push;
+
+mod push;
+
 /// The log that a driver works on. Object-safe, so that the simulator can put its own beneath.
 pub trait PartitionLog: Send {
     /// Makes sure that the next appends of `bytes` in all cannot fail.
@@ -35,8 +39,9 @@ pub trait PartitionLog: Send {
     fn append_entry(&mut self, entry: &[u8]) -> Result<(), StorageError>;
     /// Puts everything from `to` on into quarantine, then cuts there, durably.
     fn truncate(&mut self, to: Offset, epoch: LeaderEpoch) -> Result<(), StorageError>;
-    /// Whole entries from `from` on: as many as fit, at least one; none at the end.
-    fn read(&self, from: Offset, bytes_max: usize) -> Result<Option<Chunk>, StorageError>;
+    /// Whole entries from `from` on: as many as fit, at least one; none at the end. Does not wait: where
+    /// it would have to, it says what is to be done by a thread that may.
+    fn read(&self, from: Offset, bytes_max: usize) -> Result<Found, StorageError>;
     /// Checks entries that were read, byte by byte.
     fn check(&self, _entries: &Chunk) -> Result<(), StorageError> {
         Ok(())
@@ -64,6 +69,17 @@ const EPOCH_START_ROOM_BYTES: usize = 512;
 /// A flush, ready to be run on another thread.
 pub type FlushWork = Box<dyn FnOnce() -> Result<baton_storage::FlushDone, StorageError> + Send>;
 
+/// Entries that were asked for.
+pub enum Found {
+    /// They are here.
+    Here(Option<Chunk>),
+    /// They have to be waited for.
+    Away(ReadWork),
+}
+
+/// A reading, ready to be run on another thread.
+pub type ReadWork = Box<dyn FnOnce() -> Result<Option<Chunk>, StorageError> + Send>;
+
 /// Something that leaves the replica.
 pub enum Output {
     /// A message to another replica, with the entries of an append.
@@ -84,6 +100,8 @@ pub enum Output {
     },
     /// A flush to be run elsewhere; its result comes back by [`Driver::flushed`].
     Flush(FlushWork),
+    /// Entries to be read elsewhere; what comes of it comes back by [`Driver::read`].
+    Read(Push, ReadWork),
     /// The watermark moved.
     HighWatermark(Offset),
     /// The controller's fence is answered.
@@ -396,7 +414,16 @@ impl Driver {
         }
         let mut effects = Vec::new();
         self.replica.step(now, input, &mut effects);
-        let mut queue = VecDeque::from(effects);
+        self.carry_out_all(now, VecDeque::from(effects), in_hand, out);
+    }
+
+    fn carry_out_all(
+        &mut self,
+        now: Tick,
+        mut queue: VecDeque<Effect>,
+        in_hand: &InHand<'_>,
+        out: &mut Vec<Output>,
+    ) {
         while let Some(effect) = queue.pop_front() {
             if let Err(error) = self.carry_out(now, effect, in_hand, &mut queue, out) {
                 return self.fail(error, out);
@@ -446,7 +473,7 @@ impl Driver {
                 to,
                 append,
                 bytes_max,
-            } => self.push(now, to, append, bytes_max, queue, out)?,
+            } => self.push(now, Push { to, append }, bytes_max, queue, out)?,
             Effect::Send { to, message } => out.push(Output::Send {
                 to,
                 message,
@@ -474,46 +501,6 @@ impl Driver {
             Effect::Broken(breach) => {
                 out.push(Output::Broken(BrokenReason::Breach(breach)));
             }
-        }
-        Ok(())
-    }
-
-    /// Sends entries, and tells the core how far they went, which may ask for more.
-    fn push(
-        &mut self,
-        now: Tick,
-        to: BrokerId,
-        append: Append,
-        bytes_max: u64,
-        queue: &mut VecDeque<Effect>,
-        out: &mut Vec<Output>,
-    ) -> Result<(), StorageError> {
-        let chunk = if bytes_max == 0 {
-            None
-        } else {
-            self.log.read(append.prev_end, bytes_max as usize)?
-        };
-        if let Some(chunk) = &chunk {
-            let sent = self.sent.entry(to).or_insert(Offset::ZERO);
-            // What was sent before and is asked for again may have been refused, because it is not
-            // what was stored any more: followers look at every byte, and say nothing.
-            if chunk.base < *sent {
-                self.log.check(chunk)?;
-            }
-            *sent = chunk.end.max(*sent);
-        }
-        let pushed = chunk.as_ref().map(|chunk| (chunk.end, chunk.bytes.len()));
-        out.push(Output::Send {
-            to,
-            message: ReplicaMessage::Append(append),
-            payload: chunk.map(|chunk| chunk.bytes).unwrap_or_default(),
-        });
-        if let Some((end, bytes)) = pushed {
-            let mut more = Vec::new();
-            let bytes = bytes as u64;
-            self.replica
-                .step(now, Input::Pushed { to, end, bytes }, &mut more);
-            queue.extend(more);
         }
         Ok(())
     }

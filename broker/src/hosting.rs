@@ -12,13 +12,13 @@ use baton_replication::producers::{ProducerTable, RememberedBatch};
 use baton_replication::rules::Rules;
 use baton_replication::{LogShape, Replica};
 use baton_storage::{
-    Chunk, DamageNote, Log, LogIdentity, LogReader, Shortage, StorageError, Trust, ask_recheck,
-    make_dirs,
+    Chunk, DamageNote, Glance, Log, LogIdentity, LogReader, Shortage, StorageError, Trust,
+    ask_recheck, make_dirs,
 };
 
 use crate::caretaker::Caretaker;
 use crate::config::Config;
-use crate::driver::{Driver, FlushWork, PartitionLog, shape_of};
+use crate::driver::{Driver, FlushWork, Found, PartitionLog, shape_of};
 
 /// How much is read at a time where a log is walked at its start.
 const WALK_BYTES: usize = 1 << 20;
@@ -347,8 +347,11 @@ impl PartitionLog for StoredLog {
         self.log.truncate(to)
     }
 
-    fn read(&self, from: Offset, bytes_max: usize) -> Result<Option<Chunk>, StorageError> {
-        self.log.read(from, bytes_max)
+    fn read(&self, from: Offset, bytes_max: usize) -> Result<Found, StorageError> {
+        Ok(match self.log.glance(from, bytes_max)? {
+            Glance::Here(chunk) => Found::Here(chunk),
+            Glance::OnDisk => Found::Away(Box::new(self.log.read_later(from, bytes_max))),
+        })
     }
 
     fn check(&self, entries: &Chunk) -> Result<(), StorageError> {

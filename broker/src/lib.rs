@@ -8,6 +8,7 @@ pub mod actors;
 pub mod caretaker;
 pub mod cli;
 pub mod clock;
+pub mod cold_reads;
 pub mod config;
 pub mod data_dir;
 pub mod disk_probe;

@@ -25,6 +25,7 @@ use crate::actors::timer;
 use crate::actors::workers::{OwnArbiter, Workers};
 use crate::caretaker::Caretaker;
 use crate::clock::Clock;
+use crate::cold_reads::ColdReads;
 use crate::config::{Config, Voter};
 use crate::data_dir::DataDir;
 use crate::failure::Failure;
@@ -88,6 +89,7 @@ async fn serve(
         broker,
         bound_to: data_dir::cluster_of(directory.path())?,
         routes: Routes::default(),
+        cold_reads: ColdReads::default(),
         control: control.clone(),
         clock,
         known: watch::Sender::new(Known::default()),
@@ -110,6 +112,7 @@ async fn serve(
         failure,
         controller_heard: shared.controller_heard.subscribe(),
         flusher: SyncArbiter::start(FLUSH_THREADS, || Flusher),
+        cold_reads: shared.cold_reads.clone(),
         clock,
     };
     let router = Router::new(shared.clone(), around, directory.clone(), workers.clone()).start();

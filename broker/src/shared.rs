@@ -15,6 +15,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::actors::control_link::ControlLink;
 use crate::actors::routes::Routes;
 use crate::clock::Clock;
+use crate::cold_reads::ColdReads;
 use crate::config::Config;
 use crate::net::connection::Outgoing;
 use crate::producer_ids::ProducerIds;
@@ -93,6 +94,8 @@ pub struct Shared {
     pub bound_to: Option<ClusterId>,
     /// Its replicas.
     pub routes: Routes,
+    /// Reads what its logs have on the disk only.
+    pub cold_reads: ColdReads,
     /// Its session with the controller.
     pub control: ControlLink,
     /// The time.

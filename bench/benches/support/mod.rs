@@ -162,6 +162,10 @@ impl Replicas {
                     self.driver(from).flushed(now, work(), &mut next);
                     from
                 }
+                Output::Read(push, work) => {
+                    self.driver(from).read(now, push, work(), &mut next);
+                    from
+                }
                 Output::Reply { result, .. } => {
                     result.expect("it is stored");
                     self.acknowledged += 1;

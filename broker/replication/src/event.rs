@@ -8,7 +8,9 @@
 //! * [`Effect::Truncate`] is durable, and what it discards is in quarantine, before the next effect.
 //! * After [`Effect::Flush`] comes exactly one [`Input::Flushed`] or [`Input::FlushFailed`]; until then
 //!   no further flush is asked for.
-//! * [`Effect::Push`] is answered at once with [`Input::Pushed`].
+//! * [`Effect::Push`] is answered with [`Input::Pushed`], at once or when the entries have been read: a
+//!   host may read on while the replica goes on. Entries that come late are sent only if the replica
+//!   still [awaits](crate::Replica::awaits) them; otherwise the push is dropped without an answer.
 //! * Messages may be lost, repeated, delayed and reordered; [`Input::Tick`] comes at least every
 //!   hundred milliseconds.
 
@@ -121,6 +123,8 @@ pub enum Input {
     Pushed {
         /// To whom.
         to: BrokerId,
+        /// The message that they were sent with.
+        append: Append,
         /// End (exclusive) of the last entry that was sent.
         end: Offset,
         /// Their size.

@@ -49,7 +49,8 @@ impl Replica {
     }
 
     /// Sends a follower what it lacks, as far as the window allows. One push is in hand at a time:
-    /// the next one follows when the host has said how far this one went.
+    /// the next one follows when the host has said how far this one went, which may take as long as
+    /// the disk does.
     fn push(&mut self, now: Tick, to: BrokerId, out: &mut Vec<Effect>) {
         let log_end = self.log.end;
         let high_watermark = self.log.high_watermark;
@@ -101,17 +102,36 @@ impl Replica {
         });
     }
 
+    /// Whether the entries of this push are still to be sent. A host that had to wait for them asks:
+    /// meanwhile the reign may be over and the log cut, and other entries stand where it reads; or the
+    /// log may start further up; or the follower has been asked where it is, in this life or the next,
+    /// and told something else.
+    pub fn awaits(&self, to: BrokerId, append: &Append) -> bool {
+        if !self.rules.hold(Rule::LateEntriesAreDropped) {
+            return true;
+        }
+        let Role::Leader(leader) = &self.role else {
+            return false;
+        };
+        leader.epoch == append.epoch
+            && append.prev_end >= self.log.start
+            && leader.followers.get(&to).is_some_and(|follower| {
+                follower.pushing && follower.life == append.to && follower.cursor == append.prev_end
+            })
+    }
+
     pub(crate) fn on_pushed(
         &mut self,
         now: Tick,
         to: BrokerId,
+        append: &Append,
         end: Offset,
         bytes: u64,
         out: &mut Vec<Effect>,
     ) {
-        if let Role::Leader(leader) = &mut self.role
+        if self.awaits(to, append)
+            && let Role::Leader(leader) = &mut self.role
             && let Some(follower) = leader.followers.get_mut(&to)
-            && follower.pushing
         {
             assert!(end > follower.cursor && end <= self.log.end);
             follower.sent(end, bytes, now);

@@ -153,7 +153,12 @@ impl Replica {
             Input::Ack(ack) => self.on_ack(now, ack, out),
             Input::Mismatch(mismatch) => self.on_mismatch(now, mismatch, out),
             Input::Refused(refused) => self.on_refused(now, refused, out),
-            Input::Pushed { to, end, bytes } => self.on_pushed(now, to, end, bytes, out),
+            Input::Pushed {
+                to,
+                append,
+                end,
+                bytes,
+            } => self.on_pushed(now, to, &append, end, bytes, out),
             Input::Flushed { end } => self.on_flushed(now, end, out),
             Input::FlushFailed => self.break_down(Breach::FlushFailed, out),
             Input::LinkUp(peer) => self.on_link_up(now, peer, out),

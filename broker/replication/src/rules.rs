@@ -35,6 +35,8 @@ pub enum Rule {
     LossyElectionsStartAtTheLimit,
     /// A leader that may lack what later leaders had committed cuts what those superseded.
     SupersededTailsAreCut,
+    /// Entries that took long to be read are sent only where the leader still wants them sent.
+    LateEntriesAreDropped,
     /// A leader that hands over takes no appends until it knows the outcome.
     PausedUntilTheOutcome,
     /// Without synchronous followers a leader acknowledges only while its lease lasts.

@@ -10,11 +10,11 @@ use baton_protocol::ids::{
 };
 use baton_protocol::peer::ReplicaMessage;
 use baton_replication::event::PartitionView;
-use baton_storage::{FlushDone, StorageError};
+use baton_storage::{Chunk, FlushDone, StorageError};
 use bytes::Bytes;
 
 use crate::actors::answer::Answer;
-use crate::driver::{CheckedBatch, FlushWork};
+use crate::driver::{CheckedBatch, FlushWork, Push};
 
 // ---- to a partition -------------------------------------------------------------------------
 
@@ -76,6 +76,16 @@ pub struct SetChangeRefused(pub PartitionVersion);
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Flushed(pub Result<FlushDone, StorageError>);
+
+/// What a follower needs was read from the disk.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct WasRead {
+    /// What it was read for.
+    pub push: Push,
+    /// What came of it.
+    pub result: Result<Option<Chunk>, StorageError>,
+}
 
 /// The link to a broker stands, or broke.
 #[derive(Message, Clone, Copy)]

@@ -19,11 +19,12 @@ use crate::actors::control_link::{ControlLink, Report};
 use crate::actors::flusher::Flusher;
 use crate::actors::messages::{
     AskStatus, ClosePartition, Fence, Flushed, FromPeer, HandOver, LinkChanged, LogDamaged,
-    Produce, RunFlush, SetChangeRefused, TimePassed, ViewChanged,
+    Produce, RunFlush, SetChangeRefused, TimePassed, ViewChanged, WasRead,
 };
 use crate::actors::peer_link::PeerLinks;
 use crate::caretaker::Caretaker;
 use crate::clock::Clock;
+use crate::cold_reads::ColdReads;
 use crate::driver::{BrokenReason, Driver, Output, ProduceError};
 use crate::failure::Failure;
 
@@ -50,6 +51,8 @@ pub struct Surroundings {
     pub caretaker: Caretaker,
     /// The threads that flush.
     pub flusher: Addr<Flusher>,
+    /// Reads what the log has on the disk only.
+    pub cold_reads: ColdReads,
     /// The time.
     pub clock: Clock,
 }
@@ -160,6 +163,13 @@ impl Partition {
                 work,
                 done: ctx.address().recipient(),
             }),
+            Output::Read(push, work) => {
+                let (cold_reads, actor) = (self.around.cold_reads.clone(), ctx.address());
+                actix::spawn(async move {
+                    let result = cold_reads.run(work).await;
+                    actor.do_send(WasRead { push, result });
+                });
+            }
             Output::HighWatermark(to) => {
                 self.told.watermark.send_replace(to);
             }
@@ -399,6 +409,16 @@ impl Handler<Flushed> for Partition {
     fn handle(&mut self, Flushed(result): Flushed, ctx: &mut Self::Context) {
         let now = self.around.clock.now();
         self.driver.flushed(now, result, &mut self.outputs);
+        self.dispatch(ctx);
+    }
+}
+
+impl Handler<WasRead> for Partition {
+    type Result = ();
+
+    fn handle(&mut self, WasRead { push, result }: WasRead, ctx: &mut Self::Context) {
+        let now = self.around.clock.now();
+        self.driver.read(now, push, result, &mut self.outputs);
         self.dispatch(ctx);
     }
 }

@@ -255,7 +255,8 @@ impl Session {
             return answer.send(Err(self.not_here(wanted.partition)));
         };
         let (number, name) = (wanted.subscription, self.name_of(wanted.partition));
-        match Subscription::start(wanted, &name, hosted, self.out.clone(), answer) {
+        let (cold_reads, out) = (self.shared.cold_reads.clone(), self.out.clone());
+        match Subscription::start(wanted, &name, hosted, cold_reads, out, answer) {
             Some(subscription) => {
                 self.subscriptions.insert(number, subscription);
             }

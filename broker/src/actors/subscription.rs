@@ -8,7 +8,7 @@ use std::sync::Arc;
 use baton_protocol::client::{ResponseBody, ServerMessage};
 use baton_protocol::error::{ErrorCode, WireError};
 use baton_protocol::ids::{Offset, TopicPartition};
-use baton_storage::{Chunk, LogReader, ReadError};
+use baton_storage::{Chunk, Glance, LogReader, ReadError};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
@@ -17,6 +17,7 @@ use crate::actors::answer::Answer;
 use crate::actors::messages::LogDamaged;
 use crate::actors::routes::Hosted;
 use crate::actors::session::push;
+use crate::cold_reads::ColdReads;
 use crate::net::connection::Outgoing;
 
 /// Most bytes of entries in one message (one entry may be larger).
@@ -50,6 +51,7 @@ impl Subscription {
         wanted: Wanted,
         name: &str,
         hosted: Hosted,
+        cold_reads: ColdReads,
         out: UnboundedSender<Outgoing>,
         answer: Answer,
     ) -> Option<Subscription> {
@@ -71,6 +73,7 @@ impl Subscription {
             subscription: wanted.subscription,
             position: offset,
             reader: hosted.reader,
+            cold_reads,
             watermark: hosted.watermark,
             credit: credit.clone(),
             out,
@@ -104,6 +107,7 @@ struct Pusher {
     subscription: u32,
     position: Offset,
     reader: LogReader,
+    cold_reads: ColdReads,
     watermark: watch::Receiver<Offset>,
     credit: Arc<Semaphore>,
     out: UnboundedSender<Outgoing>,
@@ -163,17 +167,12 @@ impl Pusher {
     /// this one.
     async fn read(&self, up_to: Offset) -> Result<Option<Chunk>, ReadError> {
         let position = self.position;
-        if self.reader.is_in_memory(position, CHUNK_BYTES_MAX) {
-            return self.reader.read(position, CHUNK_BYTES_MAX, up_to);
+        if let Glance::Here(chunk) = self.reader.glance(position, CHUNK_BYTES_MAX, up_to)? {
+            return Ok(chunk);
         }
         let reader = self.reader.clone();
         let read = move || reader.read(position, CHUNK_BYTES_MAX, up_to);
-        match tokio::task::spawn_blocking(read).await {
-            Ok(result) => result,
-            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            // The process ends.
-            Err(_) => std::future::pending().await,
-        }
+        self.cold_reads.run(read).await
     }
 }
 

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use baton_protocol::ids::{BrokerEpoch, BrokerLife, PartitionVersion};
 use baton_protocol::metadata::Flush;
+use baton_protocol::peer::Ack;
+use baton_replication::event::ReplicaView;
 use baton_replication::rules::Rules;
 use baton_replication::{Config, LogShape};
 
@@ -24,7 +26,7 @@ impl PartitionLog for Narrow {
     }
 
     fn append_batch(&mut self, _: &[u8], _: Offset, _: LeaderEpoch) -> Result<(), StorageError> {
-        unreachable!("nothing is appended")
+        Ok(())
     }
 
     fn append_entry(&mut self, _: &[u8]) -> Result<(), StorageError> {
@@ -35,14 +37,19 @@ impl PartitionLog for Narrow {
         unreachable!("nothing is cut")
     }
 
-    fn read(&self, _: Offset, _: usize) -> Result<Option<Chunk>, StorageError> {
-        unreachable!("nothing is read")
+    /// Its first entry, which the disk only has.
+    fn read(&self, from: Offset, _: usize) -> Result<Found, StorageError> {
+        Ok(Found::Away(Box::new(move || {
+            let (end, bytes) = (from.plus(1), Bytes::from_static(b"entry"));
+            let base = from;
+            Ok(Some(Chunk { base, end, bytes }))
+        })))
     }
 
     fn publish_high_watermark(&mut self, _: Offset) {}
 
     fn prepare_flush(&mut self) -> Result<FlushWork, StorageError> {
-        unreachable!("nothing is flushed")
+        Ok(Box::new(|| unreachable!("nobody runs it")))
     }
 
     fn flushed(&mut self, _: baton_storage::FlushDone) -> Result<Offset, StorageError> {
@@ -62,28 +69,118 @@ impl PartitionLog for Narrow {
     }
 }
 
-fn on_a_disk_with(room: &Arc<AtomicUsize>) -> Driver {
-    let me = BrokerLife {
-        broker: BrokerId(1),
-        epoch: BrokerEpoch(1),
+fn life(broker: u32) -> BrokerLife {
+    BrokerLife {
+        broker: BrokerId(broker),
+        epoch: BrokerEpoch(u64::from(broker)),
+    }
+}
+
+/// What brokers 1 and 2 have, led by one of them.
+fn led_by(leader: Option<u32>, epoch: u32) -> PartitionView {
+    let replica = |broker: u32| ReplicaView {
+        life: life(broker).epoch,
+        fenced: false,
+        suspect: false,
     };
-    let view = PartitionView {
-        epoch: LeaderEpoch(1),
-        leader: None,
+    PartitionView {
+        epoch: LeaderEpoch(epoch),
+        leader: leader.map(life),
         version: PartitionVersion::default(),
-        in_sync: BTreeSet::new(),
-        sync_followers_commit: 0,
-        sync_followers_elect: 0,
+        in_sync: BTreeSet::from([BrokerId(1), BrokerId(2)]),
+        sync_followers_commit: 1,
+        sync_followers_elect: 1,
         flush: Flush::Ack,
         offset_limit: Offset::MAX,
         offset_floor: Offset::ZERO,
         lossy_epoch: LeaderEpoch::NONE,
-        leader_keeps: Offset::ZERO,
-        replicas: BTreeMap::new(),
-    };
+        leader_keeps: Offset::MAX,
+        replicas: BTreeMap::from([1, 2].map(|id| (BrokerId(id), replica(id)))),
+    }
+}
+
+/// Broker 1, linked to broker 2.
+fn on_a_disk_with(room: &Arc<AtomicUsize>) -> Driver {
     let (config, rules) = (Config::default(), Rules::default());
-    let replica = Replica::new(me, config, rules, LogShape::default(), view, []);
+    let (shape, links) = (LogShape::default(), [BrokerId(2)]);
+    let replica = Replica::new(life(1), config, rules, shape, led_by(None, 0), links);
     Driver::new(replica, Box::new(Narrow(room.clone())))
+}
+
+/// A leader whose follower has an empty log, and what it has to read for it.
+fn about_to_push() -> (Driver, Push, ReadWork) {
+    let mut driver = on_a_disk_with(&Arc::new(AtomicUsize::new(10_000)));
+    let mut out = Vec::new();
+    let now = Tick(1);
+    driver.input(now, Input::Metadata(led_by(Some(1), 1)), &mut out);
+    let empty = Ack {
+        epoch: LeaderEpoch(1),
+        from: life(2),
+        last_epoch: LeaderEpoch::NONE,
+        durable_end: Offset::ZERO,
+        log_end: Offset::ZERO,
+    };
+    driver.input(now, Input::Ack(empty), &mut out);
+    let mut reads = out.into_iter().filter_map(|output| match output {
+        Output::Read(push, work) => Some((push, work)),
+        Output::Send { payload, .. } => {
+            assert!(payload.is_empty(), "its entries are not there yet");
+            None
+        }
+        _ => None,
+    });
+    let (push, work) = reads.next().expect("it reads");
+    assert!(reads.next().is_none(), "one push at a time");
+    drop(reads);
+    (driver, push, work)
+}
+
+/// How many messages with entries leave.
+fn sent(out: &[Output]) -> usize {
+    let with_entries =
+        |out: &&Output| matches!(out, Output::Send { payload, .. } if !payload.is_empty());
+    out.iter().filter(with_entries).count()
+}
+
+#[test]
+fn entries_that_were_waited_for_are_sent_once() {
+    let (mut driver, push, work) = about_to_push();
+    let again = Push {
+        to: push.to,
+        append: push.append.clone(),
+    };
+    let mut out = Vec::new();
+    driver.read(Tick(2), push, work(), &mut out);
+    assert_eq!(sent(&out), 1);
+    driver.read(Tick(3), again, Ok(None), &mut out);
+    assert_eq!(out.len(), 1, "nobody waits for that any more");
+}
+
+#[test]
+fn entries_that_come_after_the_reign_are_not_sent() {
+    let (mut driver, push, work) = about_to_push();
+    let mut out = Vec::new();
+    driver.input(Tick(2), Input::Metadata(led_by(Some(2), 2)), &mut out);
+    out.clear();
+    driver.read(Tick(3), push, work(), &mut out);
+    assert!(out.is_empty());
+}
+
+#[test]
+fn what_cannot_be_read_counts_only_while_it_is_wanted() {
+    let failed = || {
+        Err(StorageError::Failed {
+            path: "narrow".into(),
+        })
+    };
+    let (mut driver, push, _) = about_to_push();
+    let mut out = Vec::new();
+    driver.input(Tick(2), Input::LinkDown(BrokerId(2)), &mut out);
+    driver.read(Tick(2), push, failed(), &mut out);
+    assert!(out.is_empty());
+    let (mut driver, push, _) = about_to_push();
+    driver.read(Tick(2), push, failed(), &mut out);
+    assert!(matches!(out[..], [Output::Broken(_)]));
 }
 
 #[test]

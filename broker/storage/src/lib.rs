@@ -40,7 +40,7 @@ pub use header::{
 pub use hints::HintJob;
 pub use log::{Log, LogConfig, entry_bytes};
 pub use mark_file::MARKS_OPEN_MAX;
-pub use reader::{Chunk, LogReader};
+pub use reader::{Chunk, Glance, LogReader};
 pub use recheck::ask_recheck;
 pub use recovery::{Check, Recovery};
 pub use scrub::Scrub;

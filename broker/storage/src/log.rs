@@ -17,7 +17,7 @@ use crate::header::{LogIdentity, SEGMENT_HEADER_BYTES};
 use crate::hints::Hints;
 use crate::mark::{Extent, Mark};
 use crate::producers::{self, Point};
-use crate::reader::{Chunk, LogReader, Part, Published};
+use crate::reader::{Chunk, Glance, LogReader, Part, Published};
 use crate::recheck;
 use crate::recovery::{self, Check, Recovery};
 use crate::segment::Segment;
@@ -353,7 +353,7 @@ impl Log {
     }
 
     fn damaged(&self, error: &ReadError) -> StorageError {
-        StorageError::corrupt(&self.dir, error.to_string())
+        damaged(&self.dir, error)
     }
 
     /// Whole entries from the one that holds `from` on, up to the log's end: as many as fit, at
@@ -361,6 +361,25 @@ impl Log {
     pub fn read(&self, from: Offset, bytes_max: usize) -> Result<Option<Chunk>, StorageError> {
         let chunk = self.reader().read(from, bytes_max, self.end);
         chunk.map_err(|error| self.damaged(&error))
+    }
+
+    /// As [`Log::read`], if what is wanted is in memory.
+    pub fn glance(&self, from: Offset, bytes_max: usize) -> Result<Glance, StorageError> {
+        let glance = self.reader().glance(from, bytes_max, self.end);
+        glance.map_err(|error| self.damaged(&error))
+    }
+
+    /// [`Log::read`], to be done by a thread that may wait for the disk, of the log as it is then.
+    pub fn read_later(
+        &self,
+        from: Offset,
+        bytes_max: usize,
+    ) -> impl FnOnce() -> Result<Option<Chunk>, StorageError> + Send + use<> {
+        let (reader, dir) = (self.reader(), self.dir.clone());
+        move || {
+            let chunk = reader.read(from, bytes_max, reader.end());
+            chunk.map_err(|error| damaged(&dir, &error))
+        }
     }
 
     /// Checks what was read, byte by byte.
@@ -412,6 +431,10 @@ impl Log {
         self.published.start.store(self.start.0, Ordering::Release);
         self.published.end.store(self.end.0, Ordering::Release);
     }
+}
+
+fn damaged(dir: &Path, error: &ReadError) -> StorageError {
+    StorageError::corrupt(dir, error.to_string())
 }
 
 /// Bytes that an entry of this batch takes.

@@ -1,5 +1,6 @@
 //! Reading the log: a cheap handle that never waits for the writer.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,6 +15,26 @@ use crate::segment::{Segment, SegmentSlice};
 
 /// As much of an entry as is read of it at first, to be checked.
 const CHECK_BYTES: usize = 8 << 10;
+
+/// Entries between two that are indexed, and a header: with the interval that logs have. Where it is a
+/// wider one, reading waits for a page now and then.
+const STRETCH_SLACK_BYTES: usize = 8 << 10;
+
+/// Whether a read may wait for the disk.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    None,
+    Any,
+}
+
+/// What a read that does not wait came to.
+#[derive(Clone, Debug)]
+pub enum Glance {
+    /// The entries, if there are any.
+    Here(Option<Chunk>),
+    /// They are on the disk only.
+    OnDisk,
+}
 
 /// A segment as part of the log. What lies behind a cut is still in the segment, for those who hold
 /// slices of it, but no longer in the log.
@@ -42,12 +63,30 @@ impl Part {
         self.cut.is_some() || self.segment.header().sealed_len.is_some()
     }
 
-    /// About where `bytes` of entries lie that begin at `offset`.
+    /// About where `bytes` of entries lie that begin at `offset`: all that is looked at on the way to
+    /// them, and the header of the entry that follows them.
     fn stretch(&self, offset: Offset, bytes: usize) -> (usize, usize) {
         let (len, _) = self.extent();
         let floor = self.segment.index().floor(offset);
         let at = floor.unwrap_or(SEGMENT_HEADER_BYTES);
+        let bytes = bytes.saturating_add(STRETCH_SLACK_BYTES);
         (at, at.saturating_add(bytes).min(len).max(at))
+    }
+
+    /// Sees to it that the bytes from `from` to `to` are in memory; whether they are, if it must not
+    /// wait for the disk.
+    fn fetch(&self, from: usize, to: usize, patience: Patience) -> Result<bool, ReadError> {
+        if self.segment.is_in_memory(from, to) {
+            return Ok(true);
+        }
+        if patience == Patience::None {
+            return Ok(false);
+        }
+        let loaded = self.segment.load(from, to);
+        loaded.map(|()| true).map_err(|_| ReadError::Damaged {
+            segment: self.segment.base(),
+            position: from,
+        })
     }
 
     /// Header and position of the entry that holds `offset`, or of the first one after it.
@@ -131,21 +170,22 @@ impl Part {
         verify_entry(&entry).ok()
     }
 
-    /// Whole entries from the one at `at` on, up to `up_to` and about `bytes_max`.
+    /// Whole entries from the one at `at` on, up to `up_to` and about `bytes_max`, and where they lie.
     pub fn chunk(
         &self,
         at: usize,
         first: &BatchHeader,
         bytes_max: usize,
         up_to: Offset,
-    ) -> Result<Option<Chunk>, ReadError> {
+    ) -> Result<Option<(Range<usize>, Chunk)>, ReadError> {
         let (len, _) = self.extent();
         if first.next_offset() > up_to {
             return Ok(None);
         }
         let mut to = at + ENTRY_OVERHEAD_BYTES + first.batch_bytes();
         let mut end = first.next_offset();
-        while to < len {
+        // Of an entry that goes alone, nothing behind it is looked at: it need not be in memory.
+        while to < len && to - at < bytes_max {
             let header = self.entry_at(to, len)?;
             let next = to + ENTRY_OVERHEAD_BYTES + header.batch_bytes();
             if header.next_offset() > up_to || next - at > bytes_max {
@@ -158,11 +198,12 @@ impl Part {
             from: at,
             to,
         };
-        Ok(Some(Chunk {
+        let chunk = Chunk {
             base: first.base_offset(),
             end,
             bytes: Bytes::from_owner(slice),
-        }))
+        };
+        Ok(Some((at..to, chunk)))
     }
 }
 
@@ -208,17 +249,6 @@ impl LogReader {
         Offset(self.published.high_watermark.load(Ordering::Acquire))
     }
 
-    /// Whether a read of about `bytes` from `from` on would find them in memory. Where it would not, it
-    /// waits for the disk, and belongs on a thread that may.
-    pub fn is_in_memory(&self, from: Offset, bytes: usize) -> bool {
-        let parts = self.published.parts.load();
-        let part = parts.iter().find(|part| part.extent().1 > from);
-        part.is_none_or(|part| {
-            let (at, to) = part.stretch(from, bytes);
-            part.segment.is_in_memory(at, to)
-        })
-    }
-
     /// Whole entries from the one that holds `from` on (or, in a gap, the next one): as many as fit
     /// into `bytes_max`, at least one, none beyond `up_to`. None if there is nothing to read yet.
     pub fn read(
@@ -227,6 +257,30 @@ impl LogReader {
         bytes_max: usize,
         up_to: Offset,
     ) -> Result<Option<Chunk>, ReadError> {
+        match self.look(from, bytes_max, up_to, Patience::Any)? {
+            Glance::Here(chunk) => Ok(chunk),
+            Glance::OnDisk => unreachable!("it has waited for the disk"),
+        }
+    }
+
+    /// As [`LogReader::read`], but of what is in memory: where it would have to wait for the disk, it
+    /// says so, and the read belongs on a thread that may.
+    pub fn glance(
+        &self,
+        from: Offset,
+        bytes_max: usize,
+        up_to: Offset,
+    ) -> Result<Glance, ReadError> {
+        self.look(from, bytes_max, up_to, Patience::None)
+    }
+
+    fn look(
+        &self,
+        from: Offset,
+        bytes_max: usize,
+        up_to: Offset,
+        patience: Patience,
+    ) -> Result<Glance, ReadError> {
         let (start, end) = (self.start(), self.end());
         if from < start || from > end {
             return Err(ReadError::OutOfRange {
@@ -244,14 +298,21 @@ impl LogReader {
                 continue;
             }
             let (at, to) = part.stretch(from, bytes_max);
-            part.segment.load(at, to).map_err(|_| ReadError::Damaged {
-                segment: part.segment.base(),
-                position: at,
-            })?;
-            if let Some((at, header)) = part.find(from)? {
-                return part.chunk(at, &header, bytes_max, up_to);
+            if !part.fetch(at, to, patience)? {
+                return Ok(Glance::OnDisk);
             }
+            let Some((at, header)) = part.find(from)? else {
+                continue;
+            };
+            let Some((range, chunk)) = part.chunk(at, &header, bytes_max, up_to)? else {
+                return Ok(Glance::Here(None));
+            };
+            // One entry can be larger than what was asked for.
+            if range.end > to && !part.fetch(to, range.end, patience)? {
+                return Ok(Glance::OnDisk);
+            }
+            return Ok(Glance::Here(Some(chunk)));
         }
-        Ok(None)
+        Ok(Glance::Here(None))
     }
 }

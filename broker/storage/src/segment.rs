@@ -341,13 +341,15 @@ impl Segment {
     /// Sees to it that the bytes from `from` to `to` are in memory. They are read from the file: what
     /// the disk will not give is an error there, and a signal in the mapping.
     pub(crate) fn load(&self, from: usize, to: usize) -> std::io::Result<()> {
-        if self.is_in_memory(from, to) {
-            return Ok(());
-        }
-        let mut room = vec![0; LOAD_BYTES.min(to - from)];
-        for at in (from..to).step_by(LOAD_BYTES) {
-            let piece = LOAD_BYTES.min(to - at);
+        // A small rest goes along with the last piece.
+        let most = LOAD_BYTES * 3 / 2;
+        let mut room = vec![0; most.min(to - from)];
+        let mut at = from;
+        while at < to {
+            let left = to - at;
+            let piece = if left <= most { left } else { LOAD_BYTES };
             self.read_at(&mut room[..piece], at)?;
+            at += piece;
         }
         Ok(())
     }

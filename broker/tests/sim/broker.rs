@@ -108,6 +108,11 @@ impl World {
                     driver.flushed(now, work(), out);
                 });
             }
+            BrokerEvent::WasRead(partition, push, work) => {
+                self.drive(id, partition, |driver, now, out| {
+                    driver.read(now, push, work(), out);
+                });
+            }
             BrokerEvent::Word(session, message) => {
                 // What an earlier connection carried is gone with it.
                 if self.process(id).session == Some(session) {

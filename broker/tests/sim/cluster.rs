@@ -137,7 +137,10 @@ impl World {
                 clock_ahead_ms,
                 ..Broker::default()
             };
-            broker.disk.lock().directory = DirectoryId(Uuid::from_u128(id.0.into()));
+            let mut disk = broker.disk.lock();
+            disk.directory = DirectoryId(Uuid::from_u128(id.0.into()));
+            disk.chance = Random::new(seed, 0xd15c_0000 + u64::from(id.0));
+            drop(disk);
             world.brokers.insert(id, broker);
             world.start(id);
         }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use baton::driver::{FlushWork, PartitionLog, shape_of};
+use baton::driver::{FlushWork, Found, PartitionLog, shape_of};
 use baton_protocol::batch::{BatchHeader, assign, entry_crc};
 use baton_protocol::ids::{BrokerEpoch, DirectoryId, LeaderEpoch, Offset, TopicPartition};
 use baton_replication::LogShape;
@@ -14,7 +14,11 @@ use baton_storage::{Chunk, FlushDone, StorageError};
 use bytes::Bytes;
 
 use crate::log_file::{LogFile, Stored};
+use crate::random::Random;
 use crate::switches::{HostRule, Switches};
+
+/// In so many reads of a thousand that a push takes, something is not in memory. Small logs are, in life.
+const COLD_READS: u64 = 100;
 
 /// What happened to a log, for those who watch.
 pub enum News {
@@ -46,9 +50,30 @@ pub struct Content {
     pub damage_notes: BTreeSet<TopicPartition>,
     /// Logs that a fault removed, for those who watch: until the host has noted it.
     pub lost_logs: BTreeSet<TopicPartition>,
+    /// Decides what is in memory.
+    pub chance: Random,
 }
 
 impl Content {
+    /// Whole entries of a log, as a reader finds them: if it was cut meanwhile, others than were asked for,
+    /// or none.
+    fn read(&self, partition: TopicPartition, from: Offset, bytes_max: usize) -> Option<Chunk> {
+        let file = self.logs.get(&partition)?;
+        let first = file.place_of(from);
+        let base = file.entries().get(first)?.base;
+        let mut bytes = Vec::new();
+        let mut end = base;
+        for entry in &file.entries()[first..] {
+            if !bytes.is_empty() && bytes.len() + entry.bytes > bytes_max {
+                break;
+            }
+            bytes.extend_from_slice(file.bytes_of(entry));
+            end = entry.end;
+        }
+        let bytes = Bytes::from(bytes);
+        Some(Chunk { base, end, bytes })
+    }
+
     /// A copy as a backup makes it: of what is on the platter.
     pub fn copy(&self) -> Content {
         Content {
@@ -60,6 +85,7 @@ impl Content {
                 .collect(),
             shown_life: self.shown_life,
             damage_notes: self.damage_notes.clone(),
+            chance: self.chance.clone(),
             ..Content::default()
         }
     }
@@ -195,22 +221,17 @@ impl PartitionLog for DiskLog {
         Ok(())
     }
 
-    fn read(&self, from: Offset, bytes_max: usize) -> Result<Option<Chunk>, StorageError> {
-        Ok(self.change(|file, _| {
-            let first = file.place_of(from);
-            let base = file.entries().get(first)?.base;
-            let mut bytes = Vec::new();
-            let mut end = base;
-            for entry in &file.entries()[first..] {
-                if !bytes.is_empty() && bytes.len() + entry.bytes > bytes_max {
-                    break;
-                }
-                bytes.extend_from_slice(file.bytes_of(entry));
-                end = entry.end;
-            }
-            let bytes = Bytes::from(bytes);
-            Some(Chunk { base, end, bytes })
-        }))
+    fn read(&self, from: Offset, bytes_max: usize) -> Result<Found, StorageError> {
+        let (disk, partition) = (self.disk.clone(), self.partition);
+        let mut content = disk.lock();
+        let cold = content.chance.chance(COLD_READS);
+        if !cold {
+            return Ok(Found::Here(content.read(partition, from, bytes_max)));
+        }
+        drop(content);
+        Ok(Found::Away(Box::new(move || {
+            Ok(disk.lock().read(partition, from, bytes_max))
+        })))
     }
 
     fn publish_high_watermark(&mut self, _: Offset) {}

@@ -156,6 +156,7 @@ fn every_promise_holds_under_faults_and_everything_converges() {
         "disks restored",
         "brokers ended by their disk",
         "clock jumps",
+        "reads waited for",
     ] {
         assert!(fixed.stats.of(rare) > 0, "never seen: {rare}");
     }

@@ -30,6 +30,7 @@ const RULES: &[(Rule, u64)] = &[
     (Rule::Replica(ReplicaRule::TimeoutIsNotRejection), 19),
     (Rule::Replica(ReplicaRule::LeaderAckTellsNoOffset), 0),
     (Rule::Replica(ReplicaRule::LossyElectionsStartAtTheLimit), 0),
+    (Rule::Replica(ReplicaRule::LateEntriesAreDropped), 0),
     (Rule::Replica(ReplicaRule::PausedUntilTheOutcome), 780),
     (Rule::Replica(ReplicaRule::DedupeSurvivesFailover), 0),
     (Rule::Replica(ReplicaRule::SupersededTailsAreCut), 206),

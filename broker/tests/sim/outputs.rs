@@ -1,6 +1,6 @@
 //! What comes out of a broker's replicas, and where it goes.
 
-use baton::driver::{BrokenReason, Driver, Output};
+use baton::driver::{BrokenReason, Driver, Output, Push, ReadWork};
 use baton_controller::command::{Handover, OffsetGrant, SetChange};
 use baton_controller::session::{FenceAnswer, ToController};
 use baton_protocol::ids::{BrokerId, TopicPartition};
@@ -11,6 +11,9 @@ use bytes::Bytes;
 use crate::cluster::World;
 use crate::observation::Observation;
 use crate::schedule::{BrokerEvent, Event};
+
+/// So many of a thousand reads take long on a disk that is well: others read too.
+const SLOW_READS: u64 = 50;
 
 impl World {
     pub fn dispatch(&mut self, id: BrokerId, partition: TopicPartition, output: Output) {
@@ -30,6 +33,7 @@ impl World {
                 };
                 self.later(id, delay, BrokerEvent::Flushed(partition, work));
             }
+            Output::Read(push, work) => self.wait_for_read(id, partition, push, work),
             Output::HighWatermark(to) => {
                 let replica = self.brokers[&id].driver(&partition).map(Driver::replica);
                 let leading = replica.and_then(|replica| Some((replica, replica.leading()?)));
@@ -99,6 +103,30 @@ impl World {
             Output::Broken(reason) => self.on_broken(id, partition, &reason),
             Output::BadPeer { why } => panic!("broker {id}, {partition}: {why}"),
         }
+    }
+
+    /// Reads what a push waits for: seen as it is now or as it is when the read ends, which may be in
+    /// another reign.
+    fn wait_for_read(
+        &mut self,
+        id: BrokerId,
+        partition: TopicPartition,
+        push: Push,
+        work: ReadWork,
+    ) {
+        self.stats.count("reads waited for");
+        let slow = self.brokers[&id].disk_slow_until > self.schedule.now();
+        let delay = match slow || self.random.chance(SLOW_READS) {
+            true => self.random.between(100, 1_500),
+            false => self.random.between(1, 15),
+        };
+        let work: ReadWork = if self.random.chance(500) {
+            let result = work();
+            Box::new(move || result)
+        } else {
+            work
+        };
+        self.later(id, delay, BrokerEvent::WasRead(partition, push, work));
     }
 
     /// A disk that failed is no matter of one replica: the broker ends, and says so when it is back.

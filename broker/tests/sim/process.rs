@@ -101,10 +101,14 @@ impl World {
         self.stop(id);
         self.next_directory += 1;
         let directory = DirectoryId(Uuid::from_u128(self.next_directory));
-        *self.brokers[&id].disk.lock() = Content {
+        let mut disk = self.brokers[&id].disk.lock();
+        let chance = disk.chance.clone();
+        *disk = Content {
             directory,
+            chance,
             ..Content::default()
         };
+        drop(disk);
         self.lose(id);
     }
 

@@ -2,7 +2,7 @@
 //! generators, 2014).
 
 /// A stream of numbers that its seed decides.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Random(u64);
 
 impl Random {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use baton::driver::FlushWork;
+use baton::driver::{FlushWork, Push, ReadWork};
 use baton_controller::core::{SessionId, Token};
 use baton_controller::session::{FromController, ToController};
 use baton_protocol::ids::{BrokerId, Offset, Tick, TopicPartition};
@@ -49,6 +49,7 @@ pub enum BrokerEvent {
     },
     Opened(TopicPartition),
     Flushed(TopicPartition, FlushWork),
+    WasRead(TopicPartition, Push, ReadWork),
     Word(SessionId, FromController),
     SessionEnded(SessionId),
     Produce(TopicPartition, Attempt),

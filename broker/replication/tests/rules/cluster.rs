@@ -18,11 +18,8 @@ use baton_replication::{Config, Replica};
 use crate::checker::Checker;
 use crate::controller::Controller;
 use crate::network::{Network, Packet};
-use crate::node::{Content, Entry, FlushMode, Node, shape_of};
+use crate::node::{Content, Entry, FlushMode, Node, Reading, shape_of};
 use crate::trace;
-
-/// How large an entry is, per record.
-pub const RECORD_BYTES: u64 = 10;
 
 /// What the effects of a step are about.
 enum InHand {
@@ -59,6 +56,9 @@ pub struct Cluster {
     pub traced: bool,
     /// Whether it tells of metadata and flushes too.
     pub verbose: bool,
+    /// Whether what is to be pushed has to be waited for: it is read when [`Cluster::finish_read`] says
+    /// so.
+    pub slow_reads: bool,
     /// Every set change that was ever proposed.
     pub proposed: Vec<SetProposal>,
     requests: BTreeMap<RequestId, Content>,
@@ -89,6 +89,7 @@ impl Cluster {
             trace: Vec::new(),
             traced: true,
             verbose: false,
+            slow_reads: false,
             proposed: Vec::new(),
             requests: BTreeMap::new(),
         };
@@ -102,6 +103,7 @@ impl Cluster {
                 learned: 1,
                 flush,
                 flushing: None,
+                reading: Vec::new(),
             };
             cluster.nodes.insert(id, node);
         }
@@ -128,6 +130,7 @@ impl Cluster {
         let learned = self.controller.history.len();
         if let Some(node) = self.nodes.get_mut(&id) {
             node.flushing = None;
+            node.reading.clear();
             node.published = Offset::ZERO;
             node.learned = learned;
             let shape = shape_of(&node.log);
@@ -226,6 +229,30 @@ impl Cluster {
         }
         let end = covered.last().map_or(Offset::ZERO, |entry| entry.shape.end);
         self.input(id, Input::Flushed { end })
+    }
+
+    /// What is read to be pushed is there: the `nth` of what this broker reads, as the log is now, or as
+    /// it was when the reading began. It leaves only if it is still wanted.
+    pub fn finish_read(&mut self, id: u32, nth: usize, as_it_was: bool) -> Result<(), String> {
+        let Some(node) = self.nodes.get_mut(&id).filter(|n| nth < n.reading.len()) else {
+            return Err(format!("{id} does not read"));
+        };
+        let mut reading = node.reading.remove(nth);
+        if !as_it_was {
+            reading.entries = node.read(&reading.append, reading.bytes_max);
+        }
+        let wanted = node
+            .replica
+            .as_ref()
+            .is_some_and(|replica| replica.awaits(reading.to, &reading.append));
+        if !wanted {
+            let to = reading.to;
+            self.trace.push(format!("{id}: reads in vain for {to}"));
+            return Ok(());
+        }
+        let mut queue = VecDeque::new();
+        self.send_entries(id, reading, &mut queue)?;
+        self.carry_out_all(id, queue, &InHand::Nothing)
     }
 
     /// A broker learns the next state of the partition, or all that it has not learned yet.
@@ -336,7 +363,15 @@ impl Cluster {
             replica.step(self.now, Input::ControllerHeard(self.now), &mut effects);
         }
         replica.step(self.now, input, &mut effects);
-        let mut queue = VecDeque::from(effects);
+        self.carry_out_all(id, VecDeque::from(effects), in_hand)
+    }
+
+    fn carry_out_all(
+        &mut self,
+        id: u32,
+        mut queue: VecDeque<Effect>,
+        in_hand: &InHand,
+    ) -> Result<(), String> {
         while let Some(effect) = queue.pop_front() {
             if self.traced {
                 self.trace
@@ -491,31 +526,54 @@ impl Cluster {
         bytes_max: u64,
         queue: &mut VecDeque<Effect>,
     ) -> Result<(), String> {
-        let mut entries: Vec<Entry> = Vec::new();
-        let mut bytes = 0;
-        for entry in &self.nodes[&id].log {
-            let size = entry.shape.end.since(entry.shape.base) * RECORD_BYTES;
-            let fits = entries.is_empty() || bytes + size <= bytes_max;
-            if entry.shape.base < append.prev_end || bytes_max == 0 {
-                continue;
+        let reading = Reading {
+            to,
+            entries: self.nodes[&id].read(&append, bytes_max),
+            append,
+            bytes_max,
+        };
+        match self.nodes.get_mut(&id) {
+            Some(node) if self.slow_reads && bytes_max > 0 => {
+                node.reading.push(reading);
+                Ok(())
             }
-            if !fits {
-                break;
-            }
-            bytes += size;
-            entries.push(*entry);
+            _ => self.send_entries(id, reading, queue),
         }
-        let end = entries.last().map(|entry| entry.shape.end);
+    }
+
+    /// Sends what was read, and tells the replica how far it goes, which may push more.
+    fn send_entries(
+        &mut self,
+        id: u32,
+        reading: Reading,
+        queue: &mut VecDeque<Effect>,
+    ) -> Result<(), String> {
+        let Reading {
+            to,
+            append,
+            bytes_max,
+            entries,
+        } = reading;
         if self.traced {
             self.trace.push(trace::append(id, to, &append, &entries));
         }
-        let message = ReplicaMessage::Append(append);
+        let bytes = entries.iter().map(Entry::bytes).sum();
+        let end = entries.last().map(|entry| entry.shape.end);
+        let message = ReplicaMessage::Append(append.clone());
         self.network.send(id, to.0, message, entries);
-        if let Some(end) = end
-            && let Some(replica) = self.nodes.get_mut(&id).and_then(|n| n.replica.as_mut())
-        {
+        if bytes_max == 0 {
+            return Ok(());
+        }
+        let end = end.ok_or_else(|| format!("{id} pushes what is not there"))?;
+        if let Some(replica) = self.nodes.get_mut(&id).and_then(|n| n.replica.as_mut()) {
             let mut more = Vec::new();
-            replica.step(self.now, Input::Pushed { to, end, bytes }, &mut more);
+            let pushed = Input::Pushed {
+                to,
+                append,
+                end,
+                bytes,
+            };
+            replica.step(self.now, pushed, &mut more);
             queue.extend(more);
         }
         Ok(())

@@ -10,8 +10,8 @@ use baton_replication::producers::ProducerStamp;
 use baton_replication::rules::Rules;
 use baton_replication::{Config, Replica};
 
-use crate::cluster::{Cluster, RECORD_BYTES};
-use crate::node::FlushMode;
+use crate::cluster::Cluster;
+use crate::node::{FlushMode, RECORD_BYTES};
 
 /// How many entries a history may write.
 const ENTRIES_MAX: usize = 40;
@@ -45,14 +45,16 @@ impl Rng {
 }
 
 /// How often what happens: produce, deliver, flush, tick, learn, elect, change the set, crash,
-/// restart, hand over, disturb.
-const WEIGHTS: [usize; 11] = [8, 40, 10, 6, 10, 12, 6, 3, 3, 3, 2];
+/// restart, hand over, read, disturb.
+const WEIGHTS: [usize; 12] = [8, 40, 10, 6, 10, 12, 6, 3, 3, 3, 20, 2];
 
 /// One history.
 pub struct History {
     /// This history's own weights: some things are common in it, and others rare, so that among
     /// many histories are such as no average one would show.
-    weights: [usize; 11],
+    weights: [usize; 12],
+    /// How many pushes in a hundred have to wait for their entries.
+    slow_reads: usize,
     rng: Rng,
     /// What it happens to.
     pub cluster: Cluster,
@@ -88,6 +90,7 @@ impl History {
         let weights = WEIGHTS.map(|weight| weight * [1, 4, 4, 12][rng.below(4)]);
         History {
             weights,
+            slow_reads: [0, 20, 100][rng.below(3)],
             rng,
             cluster,
             flush,
@@ -124,6 +127,7 @@ impl History {
                 false
             }
         });
+        self.cluster.slow_reads = self.rng.percent(self.slow_reads);
         match action {
             Some(0) => self.produce(),
             Some(1) => self.deliver(),
@@ -141,6 +145,7 @@ impl History {
             Some(7) => self.crash(),
             Some(8) => self.restart(),
             Some(9) => self.hand_over(),
+            Some(10) => self.read(),
             _ => self.disturb(),
         }
     }
@@ -218,6 +223,19 @@ impl History {
         }
         match self.any_where(|cluster, id| cluster.nodes[&id].is_flushing()) {
             Some(id) => self.cluster.finish_flush(id),
+            None => Ok(()),
+        }
+    }
+
+    /// What is read to be pushed is there, in whatever order.
+    fn read(&mut self) -> Result<(), String> {
+        let reads = |cluster: &Cluster, id: u32| !cluster.nodes[&id].reading.is_empty();
+        match self.any_where(|cluster, id| cluster.is_up(id) && reads(cluster, id)) {
+            Some(id) => {
+                let nth = self.rng.below(self.cluster.nodes[&id].reading.len());
+                let as_it_was = self.rng.percent(50);
+                self.cluster.finish_read(id, nth, as_it_was)
+            }
             None => Ok(()),
         }
     }
@@ -382,6 +400,7 @@ impl History {
 
     /// Ends all faults, and gives the cluster time to agree.
     fn heal(&mut self) -> Result<(), String> {
+        self.cluster.slow_reads = false;
         for id in self.cluster.ids() {
             if !self.cluster.is_up(id) {
                 self.restart_one(id)?;
@@ -414,6 +433,9 @@ impl History {
         let ids = self.cluster.ids();
         for id in &ids {
             self.cluster.learn(*id, true)?;
+            while !self.cluster.nodes[id].reading.is_empty() {
+                self.cluster.finish_read(*id, 0, false)?;
+            }
             if self.cluster.nodes[id].is_flushing() {
                 self.cluster.finish_flush(*id)?;
             }

@@ -2,12 +2,16 @@
 
 use std::fmt;
 
-use baton_protocol::ids::{BrokerLife, LeaderEpoch, Offset};
+use baton_protocol::ids::{BrokerId, BrokerLife, LeaderEpoch, Offset};
 use baton_protocol::metadata::Flush;
+use baton_protocol::peer::Append;
 use baton_replication::epochs::EpochHistory;
 use baton_replication::event::EntryShape;
 use baton_replication::producers::{ProducerTable, RememberedBatch};
 use baton_replication::{LogShape, Replica};
+
+/// How large an entry is, per record.
+pub const RECORD_BYTES: u64 = 10;
 
 /// What is in an entry: its name, of at most eight letters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +48,13 @@ pub struct Entry {
     pub shape: EntryShape,
     /// What is in it.
     pub content: Content,
+}
+
+impl Entry {
+    /// Its size.
+    pub fn bytes(&self) -> u64 {
+        self.shape.end.since(self.shape.base) * RECORD_BYTES
+    }
 }
 
 impl fmt::Display for Entry {
@@ -90,6 +101,39 @@ impl std::str::FromStr for FlushMode {
     }
 }
 
+/// How long it takes to read what is to be pushed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadMode {
+    /// No time.
+    Quick,
+    /// Until the script says so.
+    Slow,
+}
+
+impl std::str::FromStr for ReadMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "quick" => Ok(ReadMode::Quick),
+            "slow" => Ok(ReadMode::Slow),
+            _ => Err(format!("{text} is no way to read")),
+        }
+    }
+}
+
+/// Entries that are being read, to be pushed.
+pub struct Reading {
+    /// To whom.
+    pub to: BrokerId,
+    /// The message to send them with.
+    pub append: Append,
+    /// Most bytes of them; 0 for a message without entries.
+    pub bytes_max: u64,
+    /// What was there when the reading began.
+    pub entries: Vec<Entry>,
+}
+
 /// One broker with its replica.
 pub struct Node {
     /// The running replica; none while the broker is down.
@@ -108,12 +152,30 @@ pub struct Node {
     pub flush: FlushMode,
     /// A flush is on: it makes these entries durable.
     pub flushing: Option<Vec<Entry>>,
+    /// What it reads, oldest first.
+    pub reading: Vec<Reading>,
 }
 
 impl Node {
     /// The epoch it leads in.
     pub fn leading(&self) -> Option<LeaderEpoch> {
         self.replica.as_ref().and_then(Replica::leading)
+    }
+
+    /// The entries that this message is to carry, as the log is now.
+    pub fn read(&self, append: &Append, bytes_max: u64) -> Vec<Entry> {
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut bytes = 0;
+        let from = append.prev_end;
+        for entry in self.log.iter().filter(|entry| entry.shape.base >= from) {
+            let first = entries.is_empty() && bytes_max > 0;
+            if !first && bytes + entry.bytes() > bytes_max {
+                break;
+            }
+            bytes += entry.bytes();
+            entries.push(*entry);
+        }
+        entries
     }
 
     /// Whether it tells the core of flushes that have not happened.

@@ -13,8 +13,8 @@ use baton_replication::producers::ProducerStamp;
 use baton_replication::rules::Rules;
 use goldenscript::Context;
 
-use crate::cluster::{Cluster, RECORD_BYTES};
-use crate::node::FlushMode;
+use crate::cluster::Cluster;
+use crate::node::{FlushMode, RECORD_BYTES, ReadMode};
 use crate::trace;
 
 /// More messages than any script needs: beyond it, they go in circles.
@@ -141,6 +141,10 @@ pub enum Command {
     LinkDown { a: u32, b: u32 },
     /// A connection stands again.
     LinkUp { a: u32, b: u32 },
+    /// From here on, what is to be pushed is pushed at once, or when it has been `read`.
+    Reads(ReadMode),
+    /// What the first broker has been reading longest for the other is there.
+    Read { broker: u32, to: u32 },
     /// The flush that is on ends.
     Flush(u32),
     /// The flush that is on fails.
@@ -364,6 +368,13 @@ impl Cluster {
             Command::LinkUp { a, b } => {
                 self.tell_link(*a, *b, true)?;
                 self.tell_link(*b, *a, true)?;
+            }
+            Command::Reads(mode) => self.slow_reads = *mode == ReadMode::Slow,
+            Command::Read { broker, to } => {
+                let reading = &self.nodes.get(broker).ok_or("no such broker")?.reading;
+                let first = reading.iter().position(|reading| reading.to.0 == *to);
+                let first = first.ok_or_else(|| format!("{broker} reads nothing for {to}"))?;
+                self.finish_read(*broker, first, false)?;
             }
             Command::Flush(id) => self.finish_flush(*id)?,
             Command::FailFlush(id) => self.input(*id, Input::FlushFailed)?,

@@ -44,6 +44,7 @@ async fn nobody_is_pushed_what_lies_beyond_the_watermark_or_beyond_his_credit() 
         subscription: 1,
         position: Offset(0),
         reader: log.reader(),
+        cold_reads: ColdReads::default(),
         watermark,
         credit: credit.clone(),
         out,
