@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use baton_client::{ProducerConfig, Record, TopicSettings};
 use baton_protocol::batch::BatchBuilder;
@@ -15,11 +15,12 @@ use uuid::Uuid;
 
 use crate::harness::{Cluster, free_ports};
 
+/// More than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 fn connect(port: u16) -> TcpStream {
     let socket = TcpStream::connect(("127.0.0.1", port)).expect("connects");
-    socket
-        .set_read_timeout(Some(Duration::from_secs(20)))
-        .expect("set");
+    socket.set_read_timeout(Some(PATIENCE)).expect("set");
     socket
 }
 
@@ -143,12 +144,22 @@ async fn nonsense_is_refused_and_the_broker_serves_on() {
         socket.write_all(&frame(2, body, payload)).expect("written");
         assert_eq!(answer(&mut socket), Some(Err(code)));
     }
-    socket
-        .write_all(&frame(3, produce(topic.id, 0), &good))
-        .expect("written");
+    let deadline = Instant::now() + PATIENCE;
+    let served = loop {
+        socket
+            .write_all(&frame(3, produce(topic.id, 0), &good))
+            .expect("written");
+        match answer(&mut socket) {
+            // The topic is new: its leader may be about to take the lead.
+            Some(Err(code)) if code.is_retriable() && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            other => break other,
+        }
+    };
     assert!(
-        matches!(answer(&mut socket), Some(Ok(ResponseBody::Produced { .. }))),
-        "the same connection serves on"
+        matches!(served, Some(Ok(ResponseBody::Produced { .. }))),
+        "the same connection serves on: {served:?}"
     );
 
     let producer = client
