@@ -3,8 +3,9 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use ::bytes::Bytes;
 use anyhow::{Context, bail};
-use baton_protocol::batch::RecordIter;
+use baton_protocol::batch::{Codec, EXPANDED_BYTES_MAX, RecordIter, expand_records};
 use baton_storage::verify::{self, Report};
 use clap::Subcommand;
 use serde_json::{Map, Value, json};
@@ -131,11 +132,15 @@ fn dump_entry(
 ) -> anyhow::Result<()> {
     let header = &entry.header;
     let producer = header.producer();
+    let codec = header
+        .codec()
+        .map_or("unknown".to_owned(), |c| c.to_string());
     if as_json {
         let value = json!({
             "base": header.base_offset(), "end": header.next_offset(),
             "epoch": header.leader_epoch(), "control": header.is_control(),
             "records": header.record_count(), "bytes": entry.bytes.len(),
+            "codec": codec,
             "producer": producer.map(|p| json!({"id": p.id, "epoch": p.epoch, "sequence": p.sequence})),
         });
         writeln!(out, "{value}")?;
@@ -154,6 +159,9 @@ fn dump_entry(
             header.record_count(),
             entry.bytes.len()
         )?;
+        if header.codec() != Some(Codec::None) {
+            write!(out, ", {codec}")?;
+        }
         match producer {
             Some(p) => writeln!(
                 out,
@@ -164,7 +172,9 @@ fn dump_entry(
         }
     }
     if records && !header.is_control() {
-        for record in RecordIter::new(entry.batch, header) {
+        let batch = Bytes::copy_from_slice(entry.batch);
+        let plain = expand_records(&batch, header, EXPANDED_BYTES_MAX)?;
+        for record in RecordIter::of(&plain, header) {
             let record = record?;
             if as_json {
                 let mut object = Map::new();

@@ -5,7 +5,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::batch::header::CONTROL;
 use crate::batch::validate::checksum;
-use crate::batch::{BATCH_HEADER_BYTES, varint};
+use crate::batch::{BATCH_HEADER_BYTES, BatchError, Codec, varint};
 use crate::ids::{LeaderEpoch, Offset, ProducerId};
 
 /// A record's header, as the builder takes it.
@@ -29,7 +29,7 @@ pub struct ProducerState {
     pub sequence: u32,
 }
 
-/// Builds one uncompressed batch.
+/// Builds one batch.
 #[derive(Debug)]
 pub struct BatchBuilder {
     buffer: BytesMut,
@@ -62,7 +62,7 @@ impl BatchBuilder {
         self.records
     }
 
-    /// Size of the batch so far.
+    /// Size of the batch so far, before it is compressed.
     pub fn bytes(&self) -> usize {
         self.buffer.len()
     }
@@ -134,6 +134,36 @@ impl BatchBuilder {
     pub fn build(self, producer: Option<ProducerState>) -> Bytes {
         assert!(self.records > 0, "a batch has at least one record");
         finish(self, 0, producer)
+    }
+
+    /// The same with its records compressed; as they are, where that makes them no smaller.
+    ///
+    /// # Errors
+    /// [`BatchError::Compressed`] with a codec that this build does not have.
+    ///
+    /// # Panics
+    /// If no record was added.
+    pub fn build_with(
+        mut self,
+        producer: Option<ProducerState>,
+        codec: Codec,
+    ) -> Result<Bytes, BatchError> {
+        assert!(self.records > 0, "a batch has at least one record");
+        let plain = &self.buffer[BATCH_HEADER_BYTES..];
+        let compressed = codec.compress(plain)?;
+        let smaller = compressed.filter(|compressed| compressed.len() < plain.len());
+        let attributes = match smaller {
+            Some(compressed) => {
+                // A buffer of its own, so that what waits to be sent takes no more than its size.
+                let mut buffer = BytesMut::with_capacity(BATCH_HEADER_BYTES + compressed.len());
+                buffer.put_bytes(0, BATCH_HEADER_BYTES);
+                buffer.extend_from_slice(&compressed);
+                self.buffer = buffer;
+                codec.bits()
+            }
+            None => 0,
+        };
+        Ok(finish(self, attributes, producer))
     }
 }
 

@@ -16,7 +16,7 @@
 //! | 53 | 4 | base sequence, -1 for none |
 //! | 57 | 4 | record count |
 
-use crate::batch::BatchError;
+use crate::batch::{BatchError, Codec};
 use crate::ids::{LeaderEpoch, Offset, ProducerId};
 
 /// Bytes of the fixed part.
@@ -34,21 +34,6 @@ const UNCOUNTED: usize = 12;
 pub(super) const CONTROL: i16 = 1 << 5;
 pub(super) const TRANSACTIONAL: i16 = 1 << 4;
 pub(super) const KNOWN_ATTRIBUTES: i16 = 0b11_1111;
-
-/// How a batch's records are compressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Codec {
-    /// Not at all.
-    None,
-    /// gzip.
-    Gzip,
-    /// Snappy.
-    Snappy,
-    /// LZ4.
-    Lz4,
-    /// Zstandard.
-    Zstd,
-}
 
 /// A batch's mark of its idempotent producer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,14 +198,7 @@ impl BatchHeader {
 
     /// How its records are compressed; none for a codec that does not exist.
     pub fn codec(&self) -> Option<Codec> {
-        match self.attributes & 7 {
-            0 => Some(Codec::None),
-            1 => Some(Codec::Gzip),
-            2 => Some(Codec::Snappy),
-            3 => Some(Codec::Lz4),
-            4 => Some(Codec::Zstd),
-            _ => None,
-        }
+        Codec::from_bits(self.attributes)
     }
 
     /// Its producer's mark, if it has one.

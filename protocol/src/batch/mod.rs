@@ -10,20 +10,24 @@
 //! | `header` | the fixed part of a batch |
 //! | `entry` | entries, back to back, verified |
 //! | `build` | making batches |
-//! | `records` | reading the records of an uncompressed batch |
+//! | `codec` | compressing records and expanding them again, within a bound |
+//! | `records` | reading the records of a batch |
 //! | `validate` | what a broker demands of a producer's batch |
 
 mod build;
+mod codec;
 mod entry;
 mod header;
 mod records;
+mod snappy;
 mod validate;
 mod varint;
 
 pub use build::{BatchBuilder, Header, ProducerState, control_batch_epoch_start};
+pub use codec::{Codec, EXPANDED_BYTES_MAX};
 pub use entry::{ENTRY_OVERHEAD_BYTES, EntryIter, EntryRef, entry_crc, parse_entry, verify_entry};
-pub use header::{BATCH_HEADER_BYTES, BatchHeader, Codec, ProducerStamp, assign};
-pub use records::{RecordIter, RecordRef};
+pub use header::{BATCH_HEADER_BYTES, BatchHeader, ProducerStamp, assign};
+pub use records::{HeaderIter, RecordIter, RecordRef, RecordWalk, expand_records};
 pub use validate::{HEADERS_PER_RECORD_MAX, validate_produced};
 
 /// Bytes that are no (good) batch.
@@ -75,6 +79,22 @@ pub enum BatchError {
         stored: u32,
         /// As it should be.
         computed: u32,
+    },
+    /// Its compressed records cannot be expanded.
+    #[error("the batch's records cannot be expanded with {codec}: {why}")]
+    Compressed {
+        /// How they are compressed.
+        codec: Codec,
+        /// What the codec says.
+        why: String,
+    },
+    /// Its compressed records are more than a reader takes.
+    #[error("the batch's records expand with {codec} to more than the {max} bytes allowed")]
+    ExpandsTooFar {
+        /// How they are compressed.
+        codec: Codec,
+        /// What is allowed.
+        max: usize,
     },
     /// A record is malformed.
     #[error("record {index} of the batch is malformed: {what}")]

@@ -1,7 +1,9 @@
-//! Reading the records of an uncompressed batch. The bytes may be hostile: nothing here panics.
+//! Reading the records of a batch. The bytes may be hostile: nothing here panics.
+
+use bytes::Bytes;
 
 use crate::batch::varint;
-use crate::batch::{BATCH_HEADER_BYTES, BatchError, BatchHeader};
+use crate::batch::{BATCH_HEADER_BYTES, BatchError, BatchHeader, Codec};
 use crate::ids::Offset;
 
 /// A record within its batch.
@@ -22,17 +24,108 @@ pub struct RecordRef<'a> {
 
 impl<'a> RecordRef<'a> {
     /// Its headers, name and value.
-    pub fn headers(&self) -> impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)> + use<'a> {
-        let mut rest = self.headers;
-        (0..self.header_count)
-            .map_while(move |_| Some((take_bytes(&mut rest)??, take_bytes(&mut rest)?)))
+    pub fn headers(&self) -> HeaderIter<'a> {
+        HeaderIter::new(self.headers, self.header_count)
+    }
+
+    /// Its headers as they are encoded, for a [`HeaderIter`] later on.
+    pub fn headers_encoded(&self) -> &'a [u8] {
+        self.headers
     }
 }
 
-/// Walks the records of an uncompressed batch. Ends after the first error.
+/// Walks the headers of a record, name and value.
+#[derive(Clone, Debug)]
+pub struct HeaderIter<'a> {
+    rest: &'a [u8],
+    left: u32,
+}
+
+impl<'a> HeaderIter<'a> {
+    /// Walks `count` headers, encoded as a record has them.
+    pub fn new(encoded: &'a [u8], count: u32) -> Self {
+        HeaderIter {
+            rest: encoded,
+            left: count,
+        }
+    }
+}
+
+impl<'a> Iterator for HeaderIter<'a> {
+    type Item = (&'a [u8], Option<&'a [u8]>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.left = self.left.checked_sub(1)?;
+        Some((
+            take_bytes(&mut self.rest).flatten()?,
+            take_bytes(&mut self.rest)?,
+        ))
+    }
+}
+
+/// The records of `batch`, back to back and not compressed: a slice of it, or, where they are
+/// compressed, at most `bytes_max` bytes of their own.
+///
+/// # Errors
+/// [`BatchError::ExpandsTooFar`] beyond `bytes_max`; what the codec says of damaged bytes.
+pub fn expand_records(
+    batch: &Bytes,
+    header: &BatchHeader,
+    bytes_max: usize,
+) -> Result<Bytes, BatchError> {
+    let end = header.batch_bytes();
+    if batch.len() < end {
+        let have = batch.len();
+        return Err(BatchError::Short { have, need: end });
+    }
+    let stored = batch.slice(BATCH_HEADER_BYTES..end);
+    match header.codec() {
+        Some(Codec::None) => Ok(stored),
+        Some(codec) => codec.expand(&stored, bytes_max).map(Bytes::from),
+        None => Err(BatchError::Field {
+            field: "codec",
+            value: i64::from(header.attributes() & 7),
+            expected: "which does not exist",
+        }),
+    }
+}
+
+/// Walks the records of a batch. Ends after the first error.
 #[derive(Clone, Debug)]
 pub struct RecordIter<'a> {
-    rest: &'a [u8],
+    records: &'a [u8],
+    walk: RecordWalk,
+}
+
+impl<'a> RecordIter<'a> {
+    /// Walks the records of `batch`, which are not compressed, and whose fixed part is `header`.
+    pub fn new(batch: &'a [u8], header: &BatchHeader) -> Self {
+        let records = batch.get(BATCH_HEADER_BYTES..header.batch_bytes());
+        RecordIter::of(records.unwrap_or_default(), header)
+    }
+
+    /// Walks `records`, as [`expand_records`] gives them.
+    pub fn of(records: &'a [u8], header: &BatchHeader) -> Self {
+        RecordIter {
+            records,
+            walk: RecordWalk::new(header),
+        }
+    }
+}
+
+impl<'a> Iterator for RecordIter<'a> {
+    type Item = Result<RecordRef<'a>, BatchError>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        self.walk.next(self.records)
+    }
+}
+
+/// A walk over the records of a batch, apart from their bytes: for whoever keeps both.
+#[derive(Clone, Debug)]
+pub struct RecordWalk {
+    at: usize,
     base_offset: Offset,
     base_timestamp: i64,
     index: u32,
@@ -40,13 +133,11 @@ pub struct RecordIter<'a> {
     last_offset_delta: u32,
 }
 
-impl<'a> RecordIter<'a> {
-    /// Walks the records of `batch`, whose fixed part is `header`.
-    pub fn new(batch: &'a [u8], header: &BatchHeader) -> Self {
-        RecordIter {
-            rest: batch
-                .get(BATCH_HEADER_BYTES..header.batch_bytes())
-                .unwrap_or_default(),
+impl RecordWalk {
+    /// A walk from the first record on, of a batch with this fixed part.
+    pub fn new(header: &BatchHeader) -> Self {
+        RecordWalk {
+            at: 0,
             base_offset: header.base_offset(),
             base_timestamp: header.base_timestamp(),
             index: 0,
@@ -55,14 +146,38 @@ impl<'a> RecordIter<'a> {
         }
     }
 
-    fn record(&mut self) -> Result<RecordRef<'a>, &'static str> {
-        let length = varint::take_i32(&mut self.rest).ok_or("no length")?;
+    /// The next of `records`, which are the same at every call. Ends after the first error.
+    #[inline]
+    pub fn next<'a>(&mut self, records: &'a [u8]) -> Option<Result<RecordRef<'a>, BatchError>> {
+        let mut rest = records.get(self.at..).unwrap_or_default();
+        let index = self.index;
+        if index == self.count {
+            self.at = records.len();
+            let what = "bytes after the last one";
+            return (!rest.is_empty()).then_some(Err(BatchError::Record { index, what }));
+        }
+        match self.record(&mut rest) {
+            Ok(record) => {
+                self.at = records.len() - rest.len();
+                self.index += 1;
+                Some(Ok(record))
+            }
+            Err(what) => {
+                self.at = records.len();
+                self.index = self.count;
+                Some(Err(BatchError::Record { index, what }))
+            }
+        }
+    }
+
+    #[inline]
+    fn record<'a>(&self, rest: &mut &'a [u8]) -> Result<RecordRef<'a>, &'static str> {
+        let length = varint::take_i32(rest).ok_or("no length")?;
         let length = usize::try_from(length).map_err(|_| "a negative length")?;
-        let (mut body, rest) = self
-            .rest
+        let (mut body, after) = rest
             .split_at_checked(length)
             .ok_or("longer than its batch")?;
-        self.rest = rest;
+        *rest = after;
         let (_attributes, after) = body.split_first().ok_or("no attributes")?;
         body = after;
         let timestamp_delta = varint::take(&mut body).ok_or("no timestamp")?;
@@ -104,30 +219,4 @@ fn take_bytes<'a>(rest: &mut &'a [u8]) -> Option<Option<&'a [u8]>> {
     let (bytes, after) = rest.split_at_checked(usize::try_from(length).ok()?)?;
     *rest = after;
     Some(Some(bytes))
-}
-
-impl<'a> Iterator for RecordIter<'a> {
-    type Item = Result<RecordRef<'a>, BatchError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.index == self.count {
-            if self.rest.is_empty() {
-                return None;
-            }
-            self.rest = &[];
-            return Some(Err(BatchError::Record {
-                index: self.index,
-                what: "bytes after the last one",
-            }));
-        }
-        let index = self.index;
-        let record = self.record();
-        if record.is_err() {
-            self.index = self.count;
-            self.rest = &[];
-        } else {
-            self.index += 1;
-        }
-        Some(record.map_err(|what| BatchError::Record { index, what }))
-    }
 }

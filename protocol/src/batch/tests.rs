@@ -9,6 +9,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::ids::{LeaderEpoch, Offset, ProducerId};
 
+mod codec;
+
 fn sample() -> Bytes {
     let mut builder = BatchBuilder::default();
     let header = Header {
@@ -309,6 +311,11 @@ fn made() -> impl Strategy<Value = Vec<Made>> {
 
 fn built(records: &[Made]) -> Bytes {
     let mut builder = BatchBuilder::default();
+    push_all(&mut builder, records);
+    builder.build(None)
+}
+
+fn push_all(builder: &mut BatchBuilder, records: &[Made]) {
     for (timestamp, key, value, headers) in records {
         let headers: Vec<_> = headers
             .iter()
@@ -322,7 +329,6 @@ fn built(records: &[Made]) -> Bytes {
         builder.push(*timestamp, key.as_deref(), value.as_deref(), &headers);
         assert!(builder.bytes() - before <= most, "estimate too low");
     }
-    builder.build(None)
 }
 
 proptest! {
