@@ -1,14 +1,20 @@
 //! The parts of a produced record's way, each by itself. `cargo bench -p baton-bench --bench micro`
 //! measures them and compares with the last time.
 
+#[path = "../../client/tests/support/mod.rs"]
+mod fake_broker;
 mod support;
 
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use baton::config::Config;
 use baton::driver::CheckedBatch;
-use baton_protocol::batch::{BatchBuilder, BatchHeader, EntryIter, RecordIter, validate_produced};
+use baton_client::{Record, decode_entries};
+use baton_protocol::batch::{
+    BatchBuilder, BatchHeader, EntryIter, RecordIter, entry_crc, validate_produced,
+};
 use baton_protocol::client::{Acks, ClientRequest, RequestBody};
 use baton_protocol::frame::{Decoder, encode_header};
 use baton_protocol::ids::{Offset, Tick};
@@ -18,7 +24,7 @@ use baton_replication::event::{Effect, Input, Proposal, RequestId};
 use baton_replication::rules::Rules;
 use baton_replication::{LogShape, Replica};
 use baton_storage::{Log, LogIdentity, entry_bytes};
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use tempfile::TempDir;
 
@@ -26,6 +32,9 @@ use self::support::{BATCH_BYTES, EPOCH, PARTITION, Replicas, batch_of, life, vie
 
 /// Sizes of a record's value.
 const SIZES: [usize; 2] = [100, 1024];
+
+/// Records that are sent in one go.
+const SENT_AT_ONCE: u64 = 1_000;
 
 /// Batches that a log gets before it is replaced by a new one.
 const LOG_BATCHES: u64 = 256;
@@ -261,6 +270,52 @@ fn frames(c: &mut Criterion) {
     group.finish();
 }
 
+/// What the client library makes of a record, both ways.
+fn clients(c: &mut Criterion) {
+    let mut group = c.benchmark_group("client");
+    let topic: Arc<str> = fake_broker::TOPIC.into();
+    for size in SIZES {
+        let (batch, records) = batch_of(size);
+        let mut entry = entry_crc(&batch).to_be_bytes().to_vec();
+        entry.extend_from_slice(&batch);
+        let entries = Bytes::from(entry);
+        group.throughput(Throughput::Elements(records));
+        group.bench_function(BenchmarkId::new("take records", size), |b| {
+            b.iter(|| {
+                let messages = decode_entries(topic.clone(), 0, black_box(entries.clone()));
+                messages.map(|m| m.expect("a record").offset.0).sum::<u64>()
+            });
+        });
+    }
+    // The broker and the lane have threads of their own: what is measured is the thread that sends,
+    // unless those cannot keep up.
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(1).enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    let producer = runtime.block_on(async {
+        let broker = fake_broker::FakeBroker::start(1).await;
+        let forgetful = &broker.conduct.is_forgetful;
+        forgetful.store(true, std::sync::atomic::Ordering::SeqCst);
+        let client = broker.client().await;
+        client.producer().build().await.expect("a producer")
+    });
+    for size in SIZES {
+        let value = Bytes::from(vec![b'x'; size]);
+        group.throughput(Throughput::Elements(SENT_AT_ONCE));
+        group.bench_function(BenchmarkId::new("send", size), |b| {
+            b.iter(|| {
+                runtime.block_on(async {
+                    for _ in 0..SENT_AT_ONCE {
+                        let record = Record::to(topic.clone()).value(value.clone());
+                        drop(producer.send(record).await.expect("taken"));
+                    }
+                });
+            });
+        });
+    }
+    group.finish();
+}
+
 /// All but the sockets and the actors: three logs, three cores, three drivers.
 fn drivers(c: &mut Criterion) {
     let mut group = c.benchmark_group("three replicas");
@@ -286,5 +341,7 @@ fn drivers(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, batches, entries, logs, cores, frames, drivers);
+criterion_group!(
+    benches, batches, clients, entries, logs, cores, frames, drivers
+);
 criterion_main!(benches);

@@ -1,35 +1,25 @@
 //! What operators ask of a cluster.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use baton_protocol::admin::{AdminRequest, AdminResponse, ClusterStatus, ElectionStatus};
 use baton_protocol::client::{PartitionStatus, RequestBody, ResponseBody};
-use baton_protocol::ids::{
-    BrokerId, LeaderEpoch, MetadataIndex, PartitionIndex, ProducerId, TopicPartition,
-};
+use baton_protocol::ids::{BrokerId, LeaderEpoch, MetadataIndex, PartitionIndex, TopicPartition};
 use baton_protocol::metadata::{ClusterView, Flush, TopicRecord};
-use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::attempts::{Attempts, later};
+use crate::ask::unexpected;
+use crate::attempts::later;
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
-
-/// How long one broker is given for a request before another is asked.
-const ATTEMPT: Duration = Duration::from_secs(3);
+use crate::place::Place;
 
 /// How long a handover is waited for: longer than a leader pauses for one.
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Pause between two attempts.
+/// Pause before a new leader is asked again.
 const PAUSE: Duration = Duration::from_millis(50);
-
-fn unexpected(answer: &impl std::fmt::Debug) -> Error {
-    Error::new(
-        ErrorKind::Corrupt,
-        format!("a request was answered with {answer:?}"),
-    )
-}
 
 fn admin_response(answer: ResponseBody) -> Result<AdminResponse> {
     match answer {
@@ -59,54 +49,41 @@ pub struct TopicSettings {
     pub unclean_election: Option<bool>,
 }
 
-impl Client {
-    /// Asks any broker, one after the other, until one answers for good. The attempts come back with
-    /// the error, for whoever has to know what they may have done.
-    async fn ask_anyone(
-        &self,
-        body: RequestBody,
-        limit: Duration,
-    ) -> std::result::Result<ResponseBody, (Attempts, Option<Error>)> {
-        let mut attempts = Attempts::within(limit);
-        loop {
-            let view = self.view();
-            for broker in view.brokers.values().filter(|broker| !broker.fenced) {
-                let sent = self
-                    .connection(&broker.client_address)
-                    .await
-                    .and_then(|to| Ok((to.send(body.clone(), Bytes::new())?, to)));
-                match sent {
-                    Ok((answered, to)) => match to.answer_to(answered, ATTEMPT.min(limit)).await {
-                        Ok(answer) => return Ok(answer),
-                        Err(error) if error.is_retriable() => attempts.sent(error),
-                        Err(error) => return Err((attempts, Some(error))),
-                    },
-                    Err(error) if error.is_retriable() => attempts.not_sent(error),
-                    Err(error) => return Err((attempts, Some(error))),
-                }
-            }
-            if attempts.are_over() {
-                return Err((attempts, None));
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
+/// What operators ask of a cluster. Cheap to clone.
+///
+/// Every change says what is known of it: [`ErrorKind::Refused`] means that nothing was changed,
+/// [`ErrorKind::OutcomeUnknown`] that it may have been, or may yet be; the text says where to look.
+#[derive(Clone)]
+pub struct Admin {
+    client: Client,
+}
+
+impl Admin {
+    pub(crate) fn new(client: Client) -> Self {
+        Admin { client }
     }
 
-    /// Asks for what changes nothing.
-    async fn inquire(&self, body: RequestBody, limit: Duration) -> Result<ResponseBody> {
-        let asked = self.ask_anyone(body, limit).await;
-        asked.map_err(|(attempts, refusal)| refusal.unwrap_or_else(|| attempts.given_up()))
+    /// All topics by name, as they are known now.
+    pub fn topics(&self) -> BTreeMap<String, TopicRecord> {
+        self.client.view().topics.clone()
     }
 
     async fn inquire_admin(&self, request: AdminRequest) -> Result<AdminResponse> {
-        let limit = self.inner.config.request_timeout;
-        admin_response(self.inquire(RequestBody::Admin(request), limit).await?)
+        let limit = self.client.inner.config.request_timeout;
+        admin_response(
+            self.client
+                .inquire(RequestBody::Admin(request), limit)
+                .await?,
+        )
     }
 
     /// Asks for a change; `look` is the command that shows whether it was made.
     async fn change(&self, request: AdminRequest, look: &str) -> Result<AdminResponse> {
-        let limit = self.inner.config.request_timeout;
-        let asked = self.ask_anyone(RequestBody::Admin(request), limit).await;
+        let limit = self.client.inner.config.request_timeout;
+        let asked = self
+            .client
+            .ask_anyone(RequestBody::Admin(request), limit)
+            .await;
         admin_response(asked.map_err(|(attempts, refusal)| match refusal {
             Some(refusal) => attempts.refused_change(refusal, look),
             None => attempts.given_up_change(look),
@@ -125,14 +102,14 @@ impl Client {
         };
         match self.change(request, "baton topic list").await? {
             AdminResponse::TopicCreated { topic, .. } => {
-                let limit = self.inner.config.request_timeout;
-                let found = |view: &baton_protocol::metadata::ClusterView| {
+                let limit = self.client.inner.config.request_timeout;
+                let found = |view: &ClusterView| {
                     view.topics
                         .get(name)
                         .filter(|record| record.id == topic)
                         .cloned()
                 };
-                let seen = self.inner.metadata.wait_for(limit, found).await;
+                let seen = self.client.inner.metadata.wait_for(limit, found).await;
                 seen.map_err(|error| done_but_unseen(&format!("topic {name} was made"), error))
             }
             other => Err(unexpected(&other)),
@@ -210,7 +187,12 @@ impl Client {
             let record = view.topics.get(topic)?.partition(partition)?;
             (record.leader?.broker == to).then_some(())
         };
-        let led = self.inner.metadata.wait_for(HANDOVER_TIMEOUT, leads).await;
+        let led = self
+            .client
+            .inner
+            .metadata
+            .wait_for(HANDOVER_TIMEOUT, leads)
+            .await;
         led.map_err(|error| {
             let error = error.reworded(|error| {
                 format!(
@@ -233,9 +215,9 @@ impl Client {
     }
 
     async fn wait_for_index(&self, index: MetadataIndex) -> Result<()> {
-        let limit = self.inner.config.request_timeout;
+        let limit = self.client.inner.config.request_timeout;
         let found = |view: &ClusterView| (view.index >= index).then_some(());
-        let seen = self.inner.metadata.wait_for(limit, found).await;
+        let seen = self.client.inner.metadata.wait_for(limit, found).await;
         seen.map_err(|error| done_but_unseen("the change was made", error))
     }
 
@@ -255,7 +237,7 @@ impl Client {
         partition: PartitionIndex,
         ready: bool,
     ) -> Result<PartitionStatus> {
-        let limit = self.inner.config.request_timeout;
+        let limit = self.client.inner.config.request_timeout;
         self.partition_status_within(topic, partition, ready, limit)
             .await
     }
@@ -269,12 +251,21 @@ impl Client {
         limit: Duration,
     ) -> Result<PartitionStatus> {
         let deadline = later(Instant::now(), limit);
-        let topic = topic.id;
+        let id = TopicPartition {
+            topic: topic.id,
+            partition,
+        };
+        let place = Place {
+            topic: topic.name.as_str().into(),
+            id,
+        };
         loop {
-            let body = RequestBody::PartitionStatus { topic, partition };
-            let id = TopicPartition { topic, partition };
+            let body = RequestBody::PartitionStatus {
+                topic: topic.id,
+                partition,
+            };
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.ask_leader(id, body, left).await? {
+            match self.client.ask_leader(&place, body, left).await? {
                 ResponseBody::PartitionStatus(status) if status.ready || !ready => {
                     return Ok(status);
                 }
@@ -282,24 +273,12 @@ impl Client {
                     tokio::time::sleep(PAUSE).await;
                 }
                 ResponseBody::PartitionStatus(_) => {
-                    let text = format!(
-                        "the leader of partition {partition} could not commit its epoch's start: too few followers answer"
-                    );
-                    return Err(Error::new(ErrorKind::Unreachable, text));
+                    let text =
+                        "the leader could not commit its epoch's start: too few followers answer";
+                    return Err(Error::new(ErrorKind::Unreachable, text).at(&place));
                 }
                 other => return Err(unexpected(&other)),
             }
-        }
-    }
-
-    /// An id for an idempotent producer.
-    pub(crate) async fn init_producer(&self, limit: Duration) -> Result<(ProducerId, u16)> {
-        match self.inquire(RequestBody::InitProducer, limit).await? {
-            ResponseBody::Producer {
-                producer_id,
-                producer_epoch,
-            } => Ok((producer_id, producer_epoch)),
-            other => Err(unexpected(&other)),
         }
     }
 }

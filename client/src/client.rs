@@ -6,43 +6,28 @@ use std::time::Duration;
 
 use baton_protocol::client::{RequestBody, ResponseBody};
 use baton_protocol::error::ErrorCode;
-use baton_protocol::ids::{BrokerId, TopicPartition};
+use baton_protocol::ids::BrokerId;
 use baton_protocol::metadata::{ClusterView, TopicRecord};
-use tokio::sync::{Mutex as AsyncMutex, mpsc};
+use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::admin::Admin;
 use crate::attempts::Attempts;
-use crate::connection::Connection;
+use crate::backoff::Backoff;
+use crate::builder::{ClientBuilder, ClientConfig};
+use crate::connection::{Connection, Greeting};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metadata::Metadata;
+use crate::place::Place;
+use crate::producer::ProducerBuilder;
+use crate::reader::ReaderBuilder;
 
 /// How long a leader is given for an answer before it is looked for again.
 const ATTEMPT: Duration = Duration::from_secs(1);
 
-/// Pause between two attempts.
-const ROUND_PAUSE: Duration = Duration::from_millis(30);
-
-/// How to reach a cluster.
-#[derive(Clone, Debug)]
-pub struct ClientConfig {
-    /// Brokers to begin with, as `host:port`; the others are learned from them.
-    pub bootstrap: Vec<String>,
-    /// How long a connection may take.
-    pub connect_timeout: Duration,
-    /// How long a request may take, retries included, unless it says otherwise.
-    pub request_timeout: Duration,
-}
-
-impl ClientConfig {
-    /// The usual settings: 1 s to connect, 15 s for a request.
-    pub fn new(bootstrap: Vec<String>) -> Self {
-        ClientConfig {
-            bootstrap,
-            connect_timeout: Duration::from_secs(1),
-            request_timeout: Duration::from_secs(15),
-        }
-    }
-}
+/// Pause between two attempts, at first and at most; another view of the cluster ends it early.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_millis(200);
 
 /// A cluster, seen from a client. Cheap to clone; clones share connections.
 #[derive(Clone)]
@@ -53,9 +38,25 @@ pub struct Client {
 pub(crate) struct Inner {
     pub config: ClientConfig,
     pub metadata: Metadata,
-    /// One connection to each broker, for requests. Each has a lock of its own: a broker that does
-    /// not greet must not keep anybody from the others.
-    connections: Mutex<HashMap<String, Arc<AsyncMutex<Slot>>>>,
+    /// One connection to each broker, for requests.
+    requests: Pool,
+    /// Another, for what is read: it must not hold up answers to what is written.
+    streams: Pool,
+}
+
+/// Connections by address. Each has a lock of its own: a broker that does not greet must not keep
+/// anybody from the others.
+#[derive(Default)]
+struct Pool {
+    slots: Mutex<HashMap<String, Arc<AsyncMutex<Slot>>>>,
+}
+
+impl Pool {
+    fn slot(&self, address: &str) -> Arc<AsyncMutex<Slot>> {
+        let slots = self.slots.lock();
+        let mut slots = slots.unwrap_or_else(PoisonError::into_inner);
+        slots.entry(address.to_owned()).or_default().clone()
+    }
 }
 
 /// The place of one broker's connection.
@@ -67,23 +68,29 @@ struct Slot {
 }
 
 impl Client {
-    /// Finds the cluster: ready when a broker has told who belongs to it. Fails at once where none of
-    /// the addresses is a broker's that this client can talk to.
-    pub async fn connect(config: ClientConfig) -> Result<Client> {
-        let metadata = Metadata::follow(config.bootstrap.clone());
-        let limit = config.request_timeout;
-        tokio::select! {
-            biased;
-            found = metadata.wait_for(limit, |view| (!view.brokers.is_empty()).then_some(())) => found?,
-            error = metadata.hopeless() => return Err(error),
-        }
-        Ok(Client {
+    /// A client of the cluster that these brokers (`host:port`) belong to; the others are learned
+    /// from them. Name several: the first may be the one that is down.
+    ///
+    /// ```no_run
+    /// # async fn example() -> baton_client::Result<()> {
+    /// let brokers = ["127.0.0.1:7401", "127.0.0.1:7402"];
+    /// let client = baton_client::Client::builder(brokers).connect().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn builder<A: Into<String>>(addresses: impl IntoIterator<Item = A>) -> ClientBuilder {
+        ClientBuilder::new(addresses.into_iter().map(Into::into).collect())
+    }
+
+    pub(crate) fn new(config: ClientConfig, metadata: Metadata) -> Client {
+        Client {
             inner: Arc::new(Inner {
                 config,
                 metadata,
-                connections: Mutex::default(),
+                requests: Pool::default(),
+                streams: Pool::default(),
             }),
-        })
+        }
     }
 
     /// The cluster as it is known now.
@@ -91,7 +98,26 @@ impl Client {
         self.inner.metadata.now()
     }
 
-    /// The topic of this name; waits a little for one that was just made.
+    /// A producer's settings, to be changed before it is built. One producer serves any number of
+    /// topics.
+    pub fn producer(&self) -> ProducerBuilder {
+        ProducerBuilder::new(self.clone())
+    }
+
+    /// A reader's settings, to be changed before it is built.
+    pub fn reader(&self, topic: impl Into<Arc<str>>) -> ReaderBuilder {
+        ReaderBuilder::new(self.clone(), topic.into())
+    }
+
+    /// What operators ask of a cluster: topics, elections, handovers, health.
+    pub fn admin(&self) -> Admin {
+        Admin::new(self.clone())
+    }
+
+    /// The topic of this name; waits up to half a second for one that was just made.
+    ///
+    /// # Errors
+    /// [`ErrorKind::UnknownTopic`].
     pub async fn topic(&self, name: &str) -> Result<TopicRecord> {
         let found = |view: &ClusterView| view.topics.get(name).cloned();
         if let Some(topic) = found(&self.view()) {
@@ -102,21 +128,22 @@ impl Client {
             .metadata
             .wait_for(Duration::from_millis(500), found)
             .await;
-        waited.map_err(|_| {
-            let text =
-                format!("there is no topic named `{name}` (make it: baton topic create {name})");
-            Error::new(ErrorKind::UnknownTopic, text)
-        })
+        waited.map_err(|_| no_topic(name))
     }
 
-    /// The connection to a broker; made where there is none.
+    /// The connection to a broker for requests; made where there is none.
     pub(crate) async fn connection(&self, address: &str) -> Result<Connection> {
+        self.connected(&self.inner.requests, address).await
+    }
+
+    /// The connection to a broker for what is read; made where there is none.
+    pub(crate) async fn stream_connection(&self, address: &str) -> Result<Connection> {
+        self.connected(&self.inner.streams, address).await
+    }
+
+    async fn connected(&self, pool: &Pool, address: &str) -> Result<Connection> {
         let asked_at = Instant::now();
-        let slot = {
-            let connections = self.inner.connections.lock();
-            let mut connections = connections.unwrap_or_else(PoisonError::into_inner);
-            connections.entry(address.to_owned()).or_default().clone()
-        };
+        let slot = pool.slot(address);
         let mut slot = slot.lock().await;
         if let Some(connection) = slot.connection.as_ref().filter(|known| !known.is_closed()) {
             return Ok(connection.clone());
@@ -124,9 +151,14 @@ impl Client {
         if let Some((_, error)) = slot.failure.as_ref().filter(|(at, _)| *at >= asked_at) {
             return Err(error.clone());
         }
-        let (pushes, _) = mpsc::unbounded_channel();
-        match self.open(address, pushes).await {
-            Ok(connection) => {
+        let config = &self.inner.config;
+        let greeting = Greeting {
+            client_name: config.client_name.clone(),
+            cluster: Some(self.view().cluster_id),
+        };
+        match Connection::open(address, greeting, config.connect_timeout, None).await {
+            Ok((connection, _)) => {
+                connection.watch_over();
                 slot.connection = Some(connection.clone());
                 Ok(connection)
             }
@@ -137,101 +169,96 @@ impl Client {
         }
     }
 
-    /// A connection of one's own, for what the broker pushes.
-    pub(crate) async fn open(
-        &self,
-        address: &str,
-        pushes: mpsc::UnboundedSender<crate::connection::Pushed>,
-    ) -> Result<Connection> {
-        let cluster = Some(self.view().cluster_id);
-        let limit = self.inner.config.connect_timeout;
-        Ok(Connection::open(address, cluster, limit, pushes).await?.0)
-    }
-
     /// The broker that leads a partition, and where it is.
-    pub(crate) fn leader(&self, partition: TopicPartition) -> Option<(BrokerId, String)> {
+    pub(crate) fn leader(&self, place: &Place) -> Result<(BrokerId, String)> {
         let view = self.view();
-        let leader = leader_in(&view, partition)?;
-        Some((leader, view.brokers.get(&leader)?.client_address.clone()))
+        let found = place.leader_in(&view).and_then(|leader| {
+            let broker = view.brokers.get(&leader)?;
+            Some((leader, broker.client_address.clone()))
+        });
+        found.ok_or_else(|| {
+            let text = "the partition has no leader at the moment";
+            Error::new(ErrorKind::Unreachable, text).at(place)
+        })
     }
 
     /// Whether the topic still exists. Views only go forward, so one that is gone stays gone.
-    pub(crate) fn check_exists(&self, partition: TopicPartition) -> Result<()> {
-        if self
-            .view()
-            .topics
-            .values()
-            .any(|topic| topic.id == partition.topic)
-        {
-            return Ok(());
+    pub(crate) fn check_exists(&self, place: &Place) -> Result<()> {
+        match place.topic_in(&self.view()) {
+            Some(_) => Ok(()),
+            None => {
+                let error = Error::new(ErrorKind::UnknownTopic, "the topic was deleted");
+                Err(error.in_topic(&place.topic))
+            }
         }
-        Err(Error::new(ErrorKind::UnknownTopic, "the topic was deleted"))
     }
 
     /// Whether what a broker refused for this partition can succeed later, by what is known now.
-    pub(crate) fn can_succeed_later(&self, partition: TopicPartition, error: &Error) -> bool {
-        error.is_retriable() || knows_less(error, partition, &self.view())
+    pub(crate) fn can_succeed_later(&self, place: &Place, error: &Error) -> bool {
+        error.is_retriable() || knows_less(error, place, &self.view())
     }
 
     /// Sends a request to the leader of a partition, again until it succeeds, fails for good, or
     /// `limit` is over.
     pub(crate) async fn ask_leader(
         &self,
-        partition: TopicPartition,
+        place: &Place,
         body: RequestBody,
         limit: Duration,
     ) -> Result<ResponseBody> {
         let mut attempts = Attempts::within(limit);
+        let mut backoff = Backoff::new(PAUSE_MIN, PAUSE_MAX);
+        let mut view = self.inner.metadata.watch();
         loop {
-            self.check_exists(partition)?;
-            let index = partition.partition;
-            let left = ATTEMPT.min(attempts.left().max(ROUND_PAUSE));
-            let result = match self.leader(partition) {
-                Some((_, address)) => match timeout(left, self.connection(&address)).await {
-                    Ok(Ok(connection)) => connection.ask(body.clone(), left).await,
-                    Ok(Err(error)) => Err(error),
-                    Err(_) => Err(Error::new(
-                        ErrorKind::Unreachable,
-                        format!("broker at {address}: no connection within {left:.1?}"),
-                    )),
-                },
-                None => Err(Error::new(
-                    ErrorKind::Unreachable,
-                    format!("partition {index} has no leader at the moment"),
-                )),
-            };
-            match result {
-                Err(error) if self.can_succeed_later(partition, &error) => attempts.not_sent(error),
-                result => return result,
+            view.mark_unchanged();
+            self.check_exists(place)?;
+            let left = ATTEMPT.min(attempts.left().max(PAUSE_MAX));
+            match self.ask_leader_once(place, body.clone(), left).await {
+                Err(error) if self.can_succeed_later(place, &error) => attempts.not_sent(error),
+                Err(error) => return Err(error.at(place)),
+                answer => return answer,
             }
             if attempts.are_over() {
-                return Err(attempts.given_up());
+                return Err(attempts.given_up().at(place));
             }
-            sleep(ROUND_PAUSE).await;
+            tokio::select! {
+                () = sleep(backoff.pause()) => {}
+                _ = view.changed() => {}
+            }
+        }
+    }
+
+    async fn ask_leader_once(
+        &self,
+        place: &Place,
+        body: RequestBody,
+        limit: Duration,
+    ) -> Result<ResponseBody> {
+        let (_, address) = self.leader(place)?;
+        match timeout(limit, self.connection(&address)).await {
+            Ok(connection) => connection?.ask(body, limit).await,
+            Err(_) => {
+                let text = format!("broker at {address}: no connection within {limit:.1?}");
+                Err(Error::new(ErrorKind::Unreachable, text))
+            }
         }
     }
 }
 
+/// No topic has this name.
+pub(crate) fn no_topic(name: &str) -> Error {
+    let text = format!("there is no topic named `{name}` (make it: baton topic create {name})");
+    Error::new(ErrorKind::UnknownTopic, text)
+}
+
 /// Whether a broker's word that there is no such topic or partition only means that it is behind:
 /// the view has both, under the very id. A view that has them no more agrees with the broker.
-fn knows_less(error: &Error, partition: TopicPartition, view: &ClusterView) -> bool {
+fn knows_less(error: &Error, place: &Place, view: &ClusterView) -> bool {
     let unknown = matches!(
         error.code(),
         Some(ErrorCode::UnknownTopic | ErrorCode::UnknownPartition)
     );
-    let mut topics = view.topics.values();
-    unknown
-        && topics.any(|topic| {
-            topic.id == partition.topic && topic.partition(partition.partition).is_some()
-        })
-}
-
-pub(crate) fn leader_in(view: &ClusterView, partition: TopicPartition) -> Option<BrokerId> {
-    let topic = view
-        .topics
-        .values()
-        .find(|topic| topic.id == partition.topic)?;
-    Some(topic.partition(partition.partition)?.leader?.broker)
+    unknown && place.partition_in(view).is_some()
 }
 
 #[cfg(test)]
@@ -239,7 +266,9 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use baton_protocol::error::WireError;
-    use baton_protocol::ids::{LeaderEpoch, Offset, PartitionIndex, PartitionVersion};
+    use baton_protocol::ids::{
+        LeaderEpoch, Offset, PartitionIndex, PartitionVersion, TopicPartition,
+    };
     use baton_protocol::metadata::{Flush, PartitionRecord, TopicConfig};
 
     use super::*;
@@ -253,7 +282,7 @@ mod tests {
             unclean_election: false,
         };
         let record = TopicRecord {
-            id: id(topic, 0).topic,
+            id: place(topic, 0).id.topic,
             name: "t".into(),
             config,
             partitions: vec![PartitionRecord {
@@ -279,28 +308,30 @@ mod tests {
         }
     }
 
-    fn id(topic: u128, partition: u32) -> TopicPartition {
-        TopicPartition {
+    fn place(topic: u128, partition: u32) -> Place {
+        let id = TopicPartition {
             topic: format!("{topic:032x}").parse().expect("an id"),
             partition: PartitionIndex(partition),
-        }
+        };
+        let topic = "t".into();
+        Place { topic, id }
     }
 
     #[test]
     fn a_broker_that_does_not_know_what_the_view_shows_is_behind() {
         for code in [ErrorCode::UnknownTopic, ErrorCode::UnknownPartition] {
             let error = WireError::new(code, "there is none").into();
-            assert!(knows_less(&error, id(7, 0), &view(7)));
+            assert!(knows_less(&error, &place(7, 0), &view(7)));
             // The same name, but made anew since: it is another topic.
-            assert!(!knows_less(&error, id(7, 0), &view(8)));
-            assert!(!knows_less(&error, id(7, 1), &view(7)));
-            assert!(!knows_less(&error, id(7, 0), &ClusterView::default()));
+            assert!(!knows_less(&error, &place(7, 0), &view(8)));
+            assert!(!knows_less(&error, &place(7, 1), &view(7)));
+            assert!(!knows_less(&error, &place(7, 0), &ClusterView::default()));
         }
     }
 
     #[test]
     fn what_is_refused_for_another_reason_is_no_matter_of_who_knows_what() {
         let error = WireError::new(ErrorCode::InvalidBatch, "malformed").into();
-        assert!(!knows_less(&error, id(7, 0), &view(7)));
+        assert!(!knows_less(&error, &place(7, 0), &view(7)));
     }
 }

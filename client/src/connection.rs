@@ -1,30 +1,53 @@
-//! One connection to a broker: requests with their answers, and what the broker pushes.
+//! One connection to a broker: requests with their answers, subscriptions, and what the broker says
+//! of the cluster unasked.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use baton_protocol::client::{
     CLIENT_PROTOCOL_VERSION, ClientRequest, RequestBody, ResponseBody, ServerMessage,
 };
 use baton_protocol::frame::{Decoder, FrameError, RawFrame, encode_header};
-use baton_protocol::ids::ClusterId;
+use baton_protocol::ids::{ClusterId, Offset};
+use baton_protocol::metadata::ClusterView;
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::error::{Error, ErrorKind, Result};
 
 const READ_BYTES: usize = 64 << 10;
 
+/// A connection that nothing came by for so long is asked whether it lives, and may take as long for
+/// the answer.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+
 type Answers = Arc<Mutex<Option<HashMap<u64, oneshot::Sender<Result<ResponseBody>>>>>>;
 
-/// What a broker sends unasked: the message and its payload.
-pub(crate) type Pushed = (ServerMessage, Bytes);
+type Subscriptions = Arc<Mutex<HashMap<u32, mpsc::UnboundedSender<Pushed>>>>;
+
+/// What a broker sends for a subscription.
+#[derive(Debug)]
+pub(crate) enum Pushed {
+    /// Stored entries, back to back, and the high watermark as the broker knows it.
+    Records(Bytes, Offset),
+    /// It ends, for this reason.
+    Ended(Error),
+}
+
+/// Who a connection is made for.
+#[derive(Clone, Debug)]
+pub(crate) struct Greeting {
+    /// What the client is called in the broker's log.
+    pub client_name: String,
+    /// The cluster that is expected, if it is known.
+    pub cluster: Option<ClusterId>,
+}
 
 /// A connection. Clones share it; it closes when the last one is dropped.
 #[derive(Clone)]
@@ -36,15 +59,57 @@ struct Inner {
     address: String,
     out: mpsc::UnboundedSender<(Bytes, Bytes)>,
     answers: Answers,
+    subscriptions: Subscriptions,
     next_id: AtomicU64,
+    next_subscription: AtomicU32,
     closed: watch::Receiver<bool>,
+    closing: watch::Sender<bool>,
+    heard: Arc<Heard>,
     message_bytes_max: u32,
     reading: tokio::task::AbortHandle,
+    writing: tokio::task::AbortHandle,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        // What is still to be written is written: an unanswered batch is not lost with its producer.
         self.reading.abort();
+    }
+}
+
+/// When something last came.
+struct Heard {
+    begun: Instant,
+    at_ms: AtomicU64,
+}
+
+impl Heard {
+    fn note(&self) {
+        let ms = self.begun.elapsed().as_millis() as u64;
+        self.at_ms.store(ms, Ordering::Relaxed);
+    }
+
+    fn silence(&self) -> Duration {
+        let at = Duration::from_millis(self.at_ms.load(Ordering::Relaxed));
+        self.begun.elapsed().saturating_sub(at)
+    }
+}
+
+/// A subscription's number on its connection, and what is pushed for it. Ends it when dropped.
+pub(crate) struct Subscription {
+    pub number: u32,
+    pub pushed: mpsc::UnboundedReceiver<Pushed>,
+    connection: Connection,
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.connection.subscriptions().remove(&self.number);
+        let body = RequestBody::Unsubscribe {
+            subscription: self.number,
+        };
+        // Whether there still is a connection makes no difference.
+        drop(self.connection.tell(body, Bytes::new()));
     }
 }
 
@@ -53,6 +118,10 @@ fn lost(address: &str, why: impl std::fmt::Display) -> Error {
         ErrorKind::Unreachable,
         format!("broker at {address}: {why}"),
     )
+}
+
+fn lost_by(address: &str, error: std::io::Error) -> Error {
+    lost(address, &error).caused_by(error)
 }
 
 /// What listens there is no broker's port for clients.
@@ -64,14 +133,14 @@ fn foreign(address: &str, why: impl std::fmt::Display) -> Error {
 }
 
 impl Connection {
-    /// Connects and greets, within `limit`. What the broker pushes goes to `pushes`.
+    /// Connects and greets, within `limit`. What the broker says of the cluster goes to `views`.
     pub async fn open(
         address: &str,
-        cluster_id: Option<ClusterId>,
+        greeting: Greeting,
         limit: Duration,
-        pushes: mpsc::UnboundedSender<Pushed>,
+        views: Option<mpsc::UnboundedSender<ClusterView>>,
     ) -> Result<(Connection, ClusterId)> {
-        match timeout(limit, Connection::greet(address, cluster_id, pushes)).await {
+        match timeout(limit, Connection::greet(address, greeting, views)).await {
             Ok(result) => result,
             Err(_) => Err(lost(
                 address,
@@ -82,30 +151,30 @@ impl Connection {
 
     async fn greet(
         address: &str,
-        expected: Option<ClusterId>,
-        pushes: mpsc::UnboundedSender<Pushed>,
+        greeting: Greeting,
+        views: Option<mpsc::UnboundedSender<ClusterView>>,
     ) -> Result<(Connection, ClusterId)> {
         let socket = TcpStream::connect(address)
             .await
-            .map_err(|error| lost(address, error))?;
+            .map_err(|error| lost_by(address, error))?;
         socket
             .set_nodelay(true)
-            .map_err(|error| lost(address, error))?;
+            .map_err(|error| lost_by(address, error))?;
         let (mut read, mut write) = socket.into_split();
         let hello = ClientRequest {
             id: 0,
             body: RequestBody::Hello {
                 version_min: CLIENT_PROTOCOL_VERSION,
                 version_max: CLIENT_PROTOCOL_VERSION,
-                cluster_id: expected,
-                client: concat!("baton-client/", env!("CARGO_PKG_VERSION")).to_owned(),
+                cluster_id: greeting.cluster,
+                client: greeting.client_name,
             },
         };
         let head = encode(&hello, 0)?;
         write
             .write_all(&head)
             .await
-            .map_err(|error| lost(address, error))?;
+            .map_err(|error| lost_by(address, error))?;
         let mut buffer = BytesMut::with_capacity(READ_BYTES);
         let frame = read_frame(&mut read, &mut buffer)
             .await
@@ -133,7 +202,7 @@ impl Connection {
                 "it answered the greeting with something else",
             ));
         };
-        let connection = Connection::start(address, read, write, buffer, pushes, message_bytes_max);
+        let connection = Connection::start(address, read, write, buffer, views, message_bytes_max);
         Ok((connection, cluster_id))
     }
 
@@ -142,31 +211,43 @@ impl Connection {
         read: OwnedReadHalf,
         write: OwnedWriteHalf,
         buffer: BytesMut,
-        pushes: mpsc::UnboundedSender<Pushed>,
+        views: Option<mpsc::UnboundedSender<ClusterView>>,
         message_bytes_max: u32,
     ) -> Connection {
         let (out, queue) = mpsc::unbounded_channel();
         let answers: Answers = Arc::new(Mutex::new(Some(HashMap::new())));
+        let subscriptions = Subscriptions::default();
         let (closing, closed) = watch::channel(false);
+        let heard = Arc::new(Heard {
+            begun: Instant::now(),
+            at_ms: AtomicU64::new(0),
+        });
         let reader = Reader {
             address: address.to_owned(),
             read,
             buffer,
             answers: answers.clone(),
-            pushes,
+            subscriptions: subscriptions.clone(),
+            views,
+            heard: heard.clone(),
             closing: closing.clone(),
         };
         let reading = tokio::spawn(reader.run()).abort_handle();
-        tokio::spawn(write_all(write, queue, closing));
+        let writing = tokio::spawn(write_all(write, queue, closing.clone())).abort_handle();
         Connection {
             inner: Arc::new(Inner {
                 address: address.to_owned(),
                 out,
                 answers,
+                subscriptions,
                 next_id: AtomicU64::new(1),
+                next_subscription: AtomicU32::new(1),
                 closed,
+                closing,
+                heard,
                 message_bytes_max,
                 reading,
+                writing,
             }),
         }
     }
@@ -191,6 +272,70 @@ impl Connection {
         let mut closed = self.inner.closed.clone();
         // An error means that both tasks are gone: closed, too.
         let _ = closed.wait_for(|closed| *closed).await;
+    }
+
+    /// Gives it up: whoever waits for an answer is told so, and what was to be written is dropped.
+    pub fn give_up(&self, why: &str) {
+        tracing::debug!(address = self.address(), why, "connection given up");
+        self.inner.reading.abort();
+        self.inner.writing.abort();
+        self.inner.closing.send_replace(true);
+        end_all(
+            self.address(),
+            &self.inner.answers,
+            &self.inner.subscriptions,
+            why,
+        );
+    }
+
+    /// Sees to it that a connection which died without a word is noticed: where nothing has come for
+    /// long, something small is asked for.
+    pub fn watch_over(&self) {
+        let watched = Arc::downgrade(&self.inner);
+        tokio::spawn(async move {
+            loop {
+                sleep(SILENCE_MAX / 2).await;
+                let Some(inner) = watched.upgrade() else {
+                    return;
+                };
+                let connection = Connection { inner };
+                if connection.is_closed() {
+                    return;
+                }
+                if connection.inner.heard.silence() < SILENCE_MAX {
+                    continue;
+                }
+                let nothing = RequestBody::Metadata {
+                    topics: Some(Vec::new()),
+                };
+                let answer = connection.ask(nothing, SILENCE_MAX).await;
+                if answer.is_err() && connection.inner.heard.silence() >= SILENCE_MAX {
+                    connection.give_up("no sign of life");
+                }
+            }
+        });
+    }
+
+    fn subscriptions(&self) -> MutexGuard<'_, HashMap<u32, mpsc::UnboundedSender<Pushed>>> {
+        let subscriptions = self.inner.subscriptions.lock();
+        subscriptions.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place for what will be pushed for a subscription. The broker does not know of it yet.
+    pub fn subscription(&self) -> Subscription {
+        let next = &self.inner.next_subscription;
+        let number = next.fetch_add(1, Ordering::Relaxed);
+        let (sender, pushed) = mpsc::unbounded_channel();
+        self.subscriptions().insert(number, sender);
+        if self.is_closed() {
+            // Whoever ended the connection may not have seen it.
+            self.subscriptions().clear();
+        }
+        Subscription {
+            number,
+            pushed,
+            connection: self.clone(),
+        }
     }
 
     /// Sends a request; the answer comes by the receiver.
@@ -290,7 +435,9 @@ struct Reader {
     read: OwnedReadHalf,
     buffer: BytesMut,
     answers: Answers,
-    pushes: mpsc::UnboundedSender<Pushed>,
+    subscriptions: Subscriptions,
+    views: Option<mpsc::UnboundedSender<ClusterView>>,
+    heard: Arc<Heard>,
     closing: watch::Sender<bool>,
 }
 
@@ -301,23 +448,43 @@ impl Reader {
                 Ok(frame) => frame,
                 Err(error) => break error.to_string(),
             };
+            self.heard.note();
             match frame.message::<ServerMessage>() {
-                Ok(ServerMessage::Response { id, result }) => {
-                    self.answer(id, result.map_err(Error::from))
-                }
-                Ok(message) => drop(self.pushes.send((message, frame.payload))),
+                Ok(message) => self.take(message, frame.payload),
                 Err(error) => break error.to_string(),
             }
         };
         tracing::debug!(address = self.address, why, "connection lost");
         self.closing.send_replace(true);
-        let answers = self
-            .answers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        for (_, answer) in answers.into_iter().flatten() {
-            drop(answer.send(Err(lost(&self.address, &why))));
+        end_all(&self.address, &self.answers, &self.subscriptions, &why);
+    }
+
+    fn take(&self, message: ServerMessage, payload: Bytes) {
+        match message {
+            ServerMessage::Response { id, result } => self.answer(id, result.map_err(Error::from)),
+            ServerMessage::Records {
+                subscription,
+                high_watermark,
+            } => self.push(subscription, Pushed::Records(payload, high_watermark)),
+            ServerMessage::SubscriptionEnded {
+                subscription,
+                error,
+            } => self.push(subscription, Pushed::Ended(error.into())),
+            ServerMessage::Metadata(view) => {
+                if let Some(views) = &self.views {
+                    // Whoever follows the cluster may have turned to another broker.
+                    drop(views.send(view));
+                }
+            }
+        }
+    }
+
+    /// What comes for a subscription that is over is dropped.
+    fn push(&self, subscription: u32, pushed: Pushed) {
+        let subscriptions = self.subscriptions.lock();
+        let subscriptions = subscriptions.unwrap_or_else(PoisonError::into_inner);
+        if let Some(subscription) = subscriptions.get(&subscription) {
+            drop(subscription.send(pushed));
         }
     }
 
@@ -328,6 +495,20 @@ impl Reader {
             drop(answer.send(result));
         }
     }
+}
+
+/// Nobody is left waiting for what will not come.
+fn end_all(address: &str, answers: &Answers, subscriptions: &Subscriptions, why: &str) {
+    let answers = answers
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
+    for (_, answer) in answers.into_iter().flatten() {
+        drop(answer.send(Err(lost(address, why))));
+    }
+    let subscriptions = subscriptions.lock();
+    let mut subscriptions = subscriptions.unwrap_or_else(PoisonError::into_inner);
+    subscriptions.clear();
 }
 
 async fn write_all(

@@ -1,7 +1,13 @@
 //! What can go wrong for a client.
 
+use std::fmt;
+use std::sync::Arc;
+
+use baton_protocol::batch::BatchError;
 use baton_protocol::error::{ErrorCode, WireError};
-use baton_protocol::ids::PartitionIndex;
+use baton_protocol::ids::{Offset, PartitionIndex};
+
+use crate::place::Place;
 
 /// What kind of error it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,14 +19,30 @@ pub enum ErrorKind {
     NotABroker,
     /// The brokers belong to another cluster than before.
     WrongCluster,
-    /// There is no such topic or partition.
+    /// There is no such topic (any more).
     UnknownTopic,
-    /// It was not delivered in time; whether it is stored is not known.
+    /// The topic has no such partition.
+    UnknownPartition,
+    /// The offset asked for lies outside the log. Offsets can be asked for from `start` up to `end`,
+    /// which is where the next record will be.
+    OffsetOutOfRange {
+        /// The first offset there is.
+        start: Offset,
+        /// The offset after the last one that is committed.
+        end: Offset,
+    },
+    /// A record was not acknowledged in time; whether it is stored is not known.
     DeliveryUnknown,
-    /// It was not delivered in time, and is not stored.
+    /// A record was not sent in time, and is not stored.
     NotDelivered,
     /// A change was asked for and not answered: it may have been made, or may yet be.
     OutcomeUnknown,
+    /// The producer's buffer has no room at the moment; nothing was taken.
+    BufferFull,
+    /// The record is larger than the brokers take.
+    TooLarge,
+    /// A setting has a value that it cannot have.
+    InvalidConfig,
     /// A broker refused the request.
     Refused,
     /// The producer, reader or client was closed.
@@ -29,13 +51,20 @@ pub enum ErrorKind {
     Corrupt,
 }
 
-/// An error of the client.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("{message}")]
+/// An error of the client. Cheap to clone: all records of a batch share theirs.
+#[derive(Clone)]
 pub struct Error {
+    inner: Arc<Inner>,
+}
+
+#[derive(Clone, Debug)]
+struct Inner {
     kind: ErrorKind,
     message: String,
     code: Option<ErrorCode>,
+    topic: Option<Arc<str>>,
+    partition: Option<PartitionIndex>,
+    source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
 /// A result of the client.
@@ -43,76 +72,178 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Error {
+        let inner = Inner {
             kind,
             message: message.into(),
             code: None,
+            topic: None,
+            partition: None,
+            source: None,
+        };
+        Error {
+            inner: Arc::new(inner),
         }
     }
 
-    pub(crate) fn delivery(partition: PartitionIndex, sent: bool, last: Option<&Error>) -> Self {
-        let last = last
-            .map(|error| format!("; the last error: {error}"))
-            .unwrap_or_default();
-        if sent {
-            let text = format!(
-                "partition {partition}: no acknowledgement in time, whether the records are stored is not known{last}"
-            );
-            Error::new(ErrorKind::DeliveryUnknown, text)
+    pub(crate) fn delivery(place: &Place, sent: bool, last: Option<&Error>) -> Self {
+        let (kind, what) = if sent {
+            let what = "no acknowledgement in time, whether the records are stored is not known";
+            (ErrorKind::DeliveryUnknown, what)
         } else {
-            let text = format!(
-                "partition {partition}: not sent in time, the records are not stored{last}"
-            );
-            Error::new(ErrorKind::NotDelivered, text)
-        }
+            let what = "not sent in time, the records are not stored";
+            (ErrorKind::NotDelivered, what)
+        };
+        let error = match last {
+            Some(last) => Error::new(
+                kind,
+                format!("{what}; the last error: {}", last.inner.message),
+            )
+            .caused_by(last.clone()),
+            None => Error::new(kind, what),
+        };
+        error.at(place)
+    }
+
+    fn change(mut self, change: impl FnOnce(&mut Inner)) -> Self {
+        change(Arc::make_mut(&mut self.inner));
+        self
     }
 
     /// The same with another text.
-    pub(crate) fn reworded(mut self, text: impl FnOnce(&str) -> String) -> Self {
-        self.message = text(&self.message);
-        self
+    pub(crate) fn reworded(self, text: impl FnOnce(&str) -> String) -> Self {
+        self.change(|inner| inner.message = text(&inner.message))
     }
 
-    pub(crate) fn of_kind(mut self, kind: ErrorKind) -> Self {
-        self.kind = kind;
-        self
+    pub(crate) fn of_kind(self, kind: ErrorKind) -> Self {
+        self.change(|inner| inner.kind = kind)
+    }
+
+    /// The same, about this partition.
+    pub(crate) fn at(self, place: &Place) -> Self {
+        self.change(|inner| {
+            inner.topic = Some(place.topic.clone());
+            inner.partition = Some(place.id.partition);
+        })
+    }
+
+    /// The same, about this topic.
+    pub(crate) fn in_topic(self, topic: &Arc<str>) -> Self {
+        self.change(|inner| inner.topic = Some(topic.clone()))
+    }
+
+    pub(crate) fn caused_by(self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        self.change(|inner| inner.source = Some(Arc::new(source)))
     }
 
     /// What kind of error it is.
     pub fn kind(&self) -> ErrorKind {
-        self.kind
+        self.inner.kind
     }
 
     /// What the broker said, if it is a broker that refused.
     pub fn code(&self) -> Option<ErrorCode> {
-        self.code
+        self.inner.code
     }
 
-    /// Whether the same request can succeed later.
+    /// The topic that it is about, if it is about one.
+    pub fn topic(&self) -> Option<&str> {
+        self.inner.topic.as_deref()
+    }
+
+    /// The partition that it is about, if it is about one.
+    pub fn partition(&self) -> Option<PartitionIndex> {
+        self.inner.partition
+    }
+
+    /// Whether the same request can succeed later, unchanged, and does no harm if the first one
+    /// succeeded after all.
     pub fn is_retriable(&self) -> bool {
-        match self.code {
-            Some(code) => self.kind != ErrorKind::OutcomeUnknown && code.is_retriable(),
-            None => matches!(self.kind, ErrorKind::Unreachable | ErrorKind::NotABroker),
+        match (self.inner.kind, self.inner.code) {
+            (ErrorKind::OutcomeUnknown | ErrorKind::DeliveryUnknown, _) => false,
+            (ErrorKind::NotDelivered | ErrorKind::BufferFull, _) => true,
+            (_, Some(code)) => code.is_retriable(),
+            (kind, None) => matches!(kind, ErrorKind::Unreachable | ErrorKind::NotABroker),
         }
+    }
+
+    /// Whether what was asked for may have been done all the same: a record may be stored, a change
+    /// may have been made.
+    pub fn is_outcome_unknown(&self) -> bool {
+        let kind = self.inner.kind;
+        matches!(kind, ErrorKind::OutcomeUnknown | ErrorKind::DeliveryUnknown)
     }
 
     /// Whether to begin with these addresses is of no use: it takes a person to change that.
     pub(crate) fn is_hopeless(&self) -> bool {
-        self.kind == ErrorKind::NotABroker || !self.is_retriable()
+        self.kind() == ErrorKind::NotABroker || !self.is_retriable()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let inner = &self.inner;
+        match (&inner.topic, inner.partition) {
+            (Some(topic), Some(partition)) => write!(f, "{topic}/{partition}: ")?,
+            (Some(topic), None) => write!(f, "topic {topic}: ")?,
+            (None, _) => {}
+        }
+        f.write_str(&inner.message)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.fmt(f)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        let source = self.inner.source.as_deref()?;
+        Some(source)
     }
 }
 
 impl From<WireError> for Error {
     fn from(error: WireError) -> Self {
         let kind = match error.code {
-            ErrorCode::UnknownTopic | ErrorCode::UnknownPartition => ErrorKind::UnknownTopic,
+            ErrorCode::UnknownTopic => ErrorKind::UnknownTopic,
+            ErrorCode::UnknownPartition => ErrorKind::UnknownPartition,
             ErrorCode::WrongCluster => ErrorKind::WrongCluster,
+            ErrorCode::MessageTooLarge => ErrorKind::TooLarge,
             _ => ErrorKind::Refused,
         };
-        Error {
-            kind,
-            message: error.message,
-            code: Some(error.code),
-        }
+        let code = error.code;
+        Error::new(kind, error.message).change(|inner| inner.code = Some(code))
+    }
+}
+
+impl From<BatchError> for Error {
+    fn from(error: BatchError) -> Self {
+        Error::new(ErrorKind::Corrupt, error.to_string()).caused_by(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    #[test]
+    fn a_delivery_in_vain_says_where_why_and_whether_it_may_be_stored() {
+        let place = Place::example("orders", 3);
+        let refused = Error::new(ErrorKind::Unreachable, "refused");
+        let unknown = Error::delivery(&place, true, Some(&refused));
+        assert_eq!(unknown.kind(), ErrorKind::DeliveryUnknown);
+        assert!(unknown.is_outcome_unknown() && !unknown.is_retriable());
+        assert_eq!(unknown.topic(), Some("orders"));
+        assert_eq!(unknown.partition(), Some(PartitionIndex(3)));
+        assert_eq!(unknown.source().expect("a cause").to_string(), "refused");
+        assert!(unknown.to_string().starts_with("orders/3: "), "{unknown}");
+
+        let unsent = Error::delivery(&place, false, None);
+        assert_eq!(unsent.kind(), ErrorKind::NotDelivered);
+        assert!(!unsent.is_outcome_unknown() && unsent.is_retriable());
     }
 }

@@ -1,28 +1,24 @@
 //! The client of Baton, a replicated message log.
 //!
 //! ```no_run
-//! use baton_client::{
-//!     Client, ClientConfig, ProducerConfig, ReaderConfig, Record, TopicSettings,
-//! };
+//! use baton_client::{Client, Record, Start, TopicSettings};
 //!
 //! # async fn example() -> baton_client::Result<()> {
-//! let config = ClientConfig::new(vec!["127.0.0.1:7401".to_owned()]);
-//! let client = Client::connect(config).await?;
-//! client.create_topic("events", TopicSettings::default()).await?;
+//! let client = Client::builder(["127.0.0.1:7401"]).connect().await?;
+//! client.admin().create_topic("orders", TopicSettings::default()).await?;
 //!
 //! // The first await is room in the buffer, the second the acknowledgement: the leader and enough
 //! // followers hold the record.
-//! let producer = client.producer("events", ProducerConfig::default()).await?;
-//! let ack = producer.send(Record::value("hello").key("greeting")).await?;
-//! let at = ack.wait().await?;
+//! let producer = client.producer().build().await?;
+//! let ack = producer.send(Record::to("orders").key("7").value("a book")).await?;
+//! let at = ack.await?;
 //! println!("stored in partition {} at offset {:?}", at.partition, at.offset);
 //!
 //! // Records are pushed, not polled.
-//! let mut reader = client.reader("events", ReaderConfig::default()).await?;
-//! while let Some(chunk) = reader.next().await {
-//!     for record in chunk?.records {
-//!         println!("{}: {:?}", record.offset, record.value);
-//!     }
+//! let mut reader = client.reader("orders").from(Start::Earliest).build().await?;
+//! while let Some(message) = reader.next().await {
+//!     let message = message?;
+//!     println!("{}: {:?}", message.offset, message.value);
 //! }
 //! # Ok(())
 //! # }
@@ -33,23 +29,32 @@
 //! its promise. What cannot be told (a time-out after something was sent) is an error that says so.
 
 mod admin;
+mod ask;
 mod attempts;
+mod backoff;
+mod builder;
 mod client;
 mod connection;
 mod error;
-mod intake;
-mod lane;
 mod metadata;
+mod place;
 mod producer;
 mod reader;
 mod record;
+mod streaming;
 
-pub use admin::TopicSettings;
+pub use admin::{Admin, TopicSettings};
+pub use baton_protocol::batch::Codec as Compression;
 pub use baton_protocol::client::Acks;
+pub use baton_protocol::error::ErrorCode;
+pub use baton_protocol::ids::{LeaderEpoch, Offset, PartitionIndex};
 pub use baton_protocol::metadata::Flush;
-pub use client::{Client, ClientConfig};
+pub use builder::ClientBuilder;
+pub use client::Client;
 pub use error::{Error, ErrorKind, Result};
-pub use intake::Ack;
-pub use producer::{Producer, ProducerConfig};
-pub use reader::{Chunk, Reader, ReaderConfig, Start};
-pub use record::{ConsumedRecord, Record, RecordMetadata, partition_of_key};
+pub use producer::{
+    Ack, KeyHash, Partitioner, Producer, ProducerBuilder, TrySendError, partition_of_key,
+};
+pub use reader::{Progress, Reader, ReaderBuilder, Start, Until};
+pub use record::{Headers, Message, Record, RecordMetadata};
+pub use streaming::decode_entries;

@@ -5,13 +5,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use baton_protocol::client::{RequestBody, ResponseBody, ServerMessage};
-use baton_protocol::ids::ClusterId;
+use baton_protocol::client::{RequestBody, ResponseBody};
 use baton_protocol::metadata::ClusterView;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
-use crate::connection::Connection;
+use crate::backoff::jittered;
+use crate::connection::{Connection, Greeting};
 use crate::error::{Error, ErrorKind, Result};
 
 /// How long a broker may take to connect and greet.
@@ -41,12 +41,15 @@ pub(crate) struct Metadata {
 
 impl Metadata {
     /// Begins to follow the cluster that answers at one of `bootstrap`.
-    pub fn follow(bootstrap: Vec<String>) -> Metadata {
+    pub fn follow(bootstrap: Vec<String>, client_name: String) -> Metadata {
         let (view_sender, view) = watch::channel(Arc::new(ClusterView::default()));
         let (trouble_sender, trouble) = watch::channel(None);
         let follower = Follower {
             bootstrap,
-            cluster: None,
+            greeting: Greeting {
+                client_name,
+                cluster: None,
+            },
             view: view_sender,
             trouble: trouble_sender,
             turn: 0,
@@ -118,7 +121,7 @@ impl Metadata {
 
 struct Follower {
     bootstrap: Vec<String>,
-    cluster: Option<ClusterId>,
+    greeting: Greeting,
     view: watch::Sender<Arc<ClusterView>>,
     trouble: watch::Sender<Option<Error>>,
     /// Which broker to ask next.
@@ -132,7 +135,7 @@ impl Follower {
             let candidates = self.candidates();
             let Some(address) = candidates.get(self.turn % candidates.len().max(1)) else {
                 let text = "no broker was named to begin with";
-                let error = Error::new(ErrorKind::Refused, text);
+                let error = Error::new(ErrorKind::InvalidConfig, text);
                 self.trouble.send_replace(Some(error));
                 return;
             };
@@ -151,7 +154,7 @@ impl Follower {
                     true => HOPELESS_PAUSE,
                 };
                 self.trouble.send_replace(Some(trouble));
-                sleep(pause).await;
+                sleep(jittered(pause)).await;
             }
         }
     }
@@ -173,10 +176,11 @@ impl Follower {
 
     /// Follows one broker until it falls silent. An error if it never answered.
     async fn follow(&mut self, address: &str) -> Result<()> {
-        let (pushes, mut pushed) = mpsc::unbounded_channel();
+        let (views, mut pushed) = mpsc::unbounded_channel();
+        let greeting = self.greeting.clone();
         let (connection, cluster) =
-            Connection::open(address, self.cluster, CONNECT_TIMEOUT, pushes).await?;
-        self.cluster = Some(cluster);
+            Connection::open(address, greeting, CONNECT_TIMEOUT, Some(views)).await?;
+        self.greeting.cluster = Some(cluster);
         let first = connection
             .ask(RequestBody::WatchMetadata, VIEW_TIMEOUT)
             .await?;
@@ -187,8 +191,7 @@ impl Follower {
         loop {
             tokio::select! {
                 message = pushed.recv() => match message {
-                    Some((ServerMessage::Metadata(view), _)) => self.show(view),
-                    Some(_) => {}
+                    Some(view) => self.show(view),
                     None => return Ok(()),
                 },
                 () = connection.closed() => return Ok(()),
@@ -305,7 +308,10 @@ mod tests {
         let (sender, view) = watch::channel(Arc::new(ClusterView::default()));
         let follower = Follower {
             bootstrap: Vec::new(),
-            cluster: None,
+            greeting: Greeting {
+                client_name: "test".to_owned(),
+                cluster: None,
+            },
             view: sender,
             trouble: watch::channel(None).0,
             turn: 0,
@@ -346,9 +352,9 @@ mod tests {
                     .expect("answered");
             }
         });
-        let config = crate::ClientConfig::new(vec![address.clone()]);
         let began = std::time::Instant::now();
-        let error = crate::Client::connect(config).await.err().expect("refused");
+        let connected = crate::Client::builder([address.clone()]).connect().await;
+        let error = connected.err().expect("refused");
         assert!(began.elapsed() < Duration::from_secs(5));
         assert_eq!(error.kind(), ErrorKind::NotABroker);
         assert!(error.to_string().contains(&address), "{error}");

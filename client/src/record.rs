@@ -1,30 +1,47 @@
 //! Records, as they are sent and as they are read.
 
+use std::sync::Arc;
+
+use baton_protocol::batch::HeaderIter;
 use baton_protocol::ids::{LeaderEpoch, Offset, PartitionIndex};
 use bytes::Bytes;
 
 /// A record to be sent.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Record {
+    /// The topic that it goes to.
+    pub topic: Arc<str>,
     /// Records of equal key go to the same partition; none: any.
     pub key: Option<Bytes>,
-    /// The content.
+    /// The content; none marks a key as deleted where a topic is compacted.
     pub value: Option<Bytes>,
-    /// Names and values that go with it.
+    /// Names and values that go with it, at most 1,000.
     pub headers: Vec<(Bytes, Option<Bytes>)>,
-    /// The partition; none: by key.
+    /// The partition; none: as the producer's partitioner says.
     pub partition: Option<PartitionIndex>,
-    /// Milliseconds since 1970; none: now.
+    /// When it came about, in milliseconds since 1970; none: when it is sent.
     pub timestamp_ms: Option<i64>,
 }
 
 impl Record {
-    /// A record of this content.
-    pub fn value(value: impl Into<Bytes>) -> Self {
+    /// An empty record to this topic. A name that is used often is best kept as an `Arc<str>`.
+    pub fn to(topic: impl Into<Arc<str>>) -> Self {
         Record {
-            value: Some(value.into()),
-            ..Record::default()
+            topic: topic.into(),
+            key: None,
+            value: None,
+            headers: Vec::new(),
+            partition: None,
+            timestamp_ms: None,
         }
+    }
+
+    /// The same with this content.
+    #[must_use]
+    pub fn value(mut self, value: impl Into<Bytes>) -> Self {
+        self.value = Some(value.into());
+        self
     }
 
     /// The same with a key.
@@ -34,17 +51,34 @@ impl Record {
         self
     }
 
+    /// The same with one more header.
+    #[must_use]
+    pub fn header(mut self, name: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
+        self.headers.push((name.into(), Some(value.into())));
+        self
+    }
+
     /// The same for this partition.
     #[must_use]
     pub fn partition(mut self, partition: u32) -> Self {
         self.partition = Some(PartitionIndex(partition));
         self
     }
+
+    /// The same with the time when it came about, in milliseconds since 1970.
+    #[must_use]
+    pub fn timestamp_ms(mut self, timestamp_ms: i64) -> Self {
+        self.timestamp_ms = Some(timestamp_ms);
+        self
+    }
 }
 
 /// Where a record is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RecordMetadata {
+    /// The topic.
+    pub topic: Arc<str>,
     /// The partition.
     pub partition: PartitionIndex,
     /// The offset; none with `Acks::Leader` or `Acks::None` (but in an asynchronous topic): what is
@@ -54,70 +88,62 @@ pub struct RecordMetadata {
     pub epoch: Option<LeaderEpoch>,
 }
 
-/// A record that was read.
+/// A record that was read. Key, value and headers are slices of what came from the broker (or of
+/// its batch, expanded): they are not copied, and keep it in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConsumedRecord {
+#[non_exhaustive]
+pub struct Message {
+    /// The topic.
+    pub topic: Arc<str>,
     /// The partition.
     pub partition: PartitionIndex,
     /// The offset.
     pub offset: Offset,
     /// The leader epoch it was appended in.
     pub epoch: LeaderEpoch,
-    /// Milliseconds since 1970.
+    /// When it came about, in milliseconds since 1970, as its producer says.
     pub timestamp_ms: i64,
     /// The key.
     pub key: Option<Bytes>,
     /// The content.
     pub value: Option<Bytes>,
     /// Names and values that go with it.
-    pub headers: Vec<(Bytes, Option<Bytes>)>,
+    pub headers: Headers,
 }
 
-/// The partition of a key: Kafka's default partitioner (murmur2 with seed 0x9747b28c, sign bit
-/// cleared), so that clients of both kinds agree.
-pub fn partition_of_key(key: &[u8], partitions: u32) -> PartitionIndex {
-    PartitionIndex((murmur2(key) & 0x7fff_ffff) % partitions)
+/// The headers of a record that was read. They are decoded as they are looked at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Headers {
+    encoded: Bytes,
+    count: u32,
 }
 
-fn murmur2(data: &[u8]) -> u32 {
-    const M: u32 = 0x5bd1_e995;
-    let mut hash = 0x9747_b28c ^ data.len() as u32;
-    let mut words = data.chunks_exact(4);
-    for word in &mut words {
-        let mut k = u32::from_le_bytes([word[0], word[1], word[2], word[3]]).wrapping_mul(M);
-        k ^= k >> 24;
-        hash = hash.wrapping_mul(M) ^ k.wrapping_mul(M);
+impl Headers {
+    pub(crate) fn new(encoded: Bytes, count: u32) -> Self {
+        Headers { encoded, count }
     }
-    let rest = words.remainder();
-    if !rest.is_empty() {
-        for (i, byte) in rest.iter().enumerate() {
-            hash ^= u32::from(*byte) << (8 * i);
-        }
-        hash = hash.wrapping_mul(M);
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.count as usize
     }
-    hash ^= hash >> 13;
-    hash = hash.wrapping_mul(M);
-    hash ^ (hash >> 15)
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
 
-    #[test]
-    fn keys_hash_as_kafkas_own_tests_say() {
-        // From Apache Kafka's UtilsTest.testMurmur2.
-        for (key, hash) in [
-            ("21", -973_932_308i32),
-            ("foobar", -790_332_482),
-            ("a-little-bit-long-string", -985_981_536),
-            ("a-little-bit-longer-string", -1_486_304_829),
-            (
-                "lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8",
-                -58_897_971,
-            ),
-        ] {
-            assert_eq!(murmur2(key.as_bytes()) as i32, hash, "{key}");
-        }
+    /// Names and values, in order, without copies.
+    pub fn iter(&self) -> impl Iterator<Item = (Bytes, Option<Bytes>)> + '_ {
+        let slice = |part: &[u8]| self.encoded.slice_ref(part);
+        HeaderIter::new(&self.encoded, self.count)
+            .map(move |(name, value)| (slice(name), value.map(slice)))
+    }
+
+    /// The value of the last header of this name; none if there is none, or it has no value.
+    pub fn get(&self, name: &str) -> Option<Bytes> {
+        let named = HeaderIter::new(&self.encoded, self.count);
+        let (_, value) = named.filter(|(n, _)| *n == name.as_bytes()).last()?;
+        value.map(|value| self.encoded.slice_ref(value))
     }
 }

@@ -73,6 +73,12 @@ number! {
     ProducerId(u64)
 }
 
+impl From<u32> for PartitionIndex {
+    fn from(index: u32) -> Self {
+        PartitionIndex(index)
+    }
+}
+
 impl Offset {
     /// The first offset of every log.
     pub const ZERO: Offset = Offset(0);

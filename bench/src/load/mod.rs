@@ -12,6 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use baton_client::{Ack, Client, Producer, ProducerBuilder, Record};
+use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
@@ -21,6 +23,63 @@ pub use self::open::{OpenLoad, at_a_rate, stamp_of};
 pub use self::reading::{all_there_is, check_all, next};
 pub use self::samples::{Sample, Samples};
 pub use self::sink::{Pending, Sink};
+
+/// A producer, and the topic that its records go to.
+#[derive(Clone)]
+pub struct TopicProducer {
+    producer: Producer,
+    topic: Arc<str>,
+}
+
+impl TopicProducer {
+    /// One with the settings that `change` makes of the default ones.
+    ///
+    /// # Errors
+    /// If the cluster cannot be reached.
+    pub async fn new(
+        client: &Client,
+        topic: &str,
+        change: impl FnOnce(ProducerBuilder) -> ProducerBuilder,
+    ) -> baton_client::Result<TopicProducer> {
+        let producer = change(client.producer()).build().await?;
+        let topic = topic.into();
+        Ok(TopicProducer { producer, topic })
+    }
+
+    /// Sends a record of this value.
+    ///
+    /// # Errors
+    /// If it is not taken.
+    pub async fn send(&self, value: Bytes) -> baton_client::Result<Ack> {
+        let record = Record::to(self.topic.clone()).value(value);
+        self.producer.send(record).await
+    }
+
+    /// Sends a record of this value to a partition.
+    ///
+    /// # Errors
+    /// If it is not taken.
+    pub async fn send_to(&self, partition: u32, value: Bytes) -> baton_client::Result<Ack> {
+        let record = Record::to(self.topic.clone()).value(value);
+        self.producer.send(record.partition(partition)).await
+    }
+
+    /// Waits until all is acknowledged.
+    ///
+    /// # Errors
+    /// If a record was not.
+    pub async fn flush(&self) -> baton_client::Result<()> {
+        self.producer.flush().await
+    }
+
+    /// Waits until all is acknowledged, and ends.
+    ///
+    /// # Errors
+    /// If a record was not.
+    pub async fn close(self) -> baton_client::Result<()> {
+        self.producer.close().await
+    }
+}
 
 /// When a load ends.
 #[derive(Clone, Debug)]

@@ -2,7 +2,6 @@
 //! cluster that stands still does not make the load stand still, so the records that were due in the
 //! meantime are counted as late as their senders would have found them (no coordinated omission).
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -52,13 +51,13 @@ pub fn stamp_of(value: &[u8], epoch: Instant) -> Option<Instant> {
 ///
 /// # Errors
 /// If a record is not acknowledged.
-pub async fn at_a_rate(producer: Arc<impl Sink>, load: OpenLoad) -> anyhow::Result<Outcome> {
+pub async fn at_a_rate(producer: impl Sink + Clone, load: OpenLoad) -> anyhow::Result<Outcome> {
     let (recorder, told) = Recorder::new();
     let collecting = tokio::spawn(collect(told));
     let (size, pace) = (load.size, producer.clone());
     let runtime = Handle::current();
     // On a thread of its own: timers of the runtime are too coarse.
-    let sending = tokio::task::spawn_blocking(move || send(&runtime, &*pace, &load, &recorder));
+    let sending = tokio::task::spawn_blocking(move || send(&runtime, &pace, &load, &recorder));
     let (begun, sent, one_in) = sending.await??;
     producer.flush().await?;
     let seconds = begun.elapsed().as_secs_f64();

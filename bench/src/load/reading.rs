@@ -3,12 +3,14 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use baton_client::{Chunk, Client, Reader, ReaderConfig};
-use baton_protocol::ids::PartitionIndex;
+use baton_client::{Client, Message, Reader, Start, Until};
 use baton_protocol::metadata::TopicRecord;
 
 /// How long a reader may be without anything new.
 const STANDSTILL: Duration = Duration::from_secs(30);
+
+/// Records that are taken from a reader at a time.
+const AT_ONCE: usize = 1_024;
 
 /// What was read.
 #[derive(Clone, Copy, Debug)]
@@ -38,27 +40,13 @@ pub async fn all_there_is(
     topic: &TopicRecord,
     mb_per_s_max: Option<f64>,
 ) -> anyhow::Result<Read> {
-    let mut ends = Vec::new();
-    for index in 0..topic.partitions.len() as u32 {
-        let status = client
-            .partition_status(topic, PartitionIndex(index), true)
-            .await?;
-        ends.push(status.high_watermark);
-    }
     let begun = Instant::now();
-    let mut reader = client.reader(&topic.name, ReaderConfig::default()).await?;
+    let reader = client.reader(&*topic.name).from(Start::Earliest);
+    let mut reader = reader.until(Until::End).build().await?;
     let (mut records, mut bytes) = (0, 0);
-    let mut open = ends.iter().filter(|end| end.0 > 0).count();
-    while open > 0 {
-        let chunk = next(&mut reader).await?;
-        records += chunk.records.len() as u64;
-        bytes += value_bytes(&chunk);
-        let end = ends[chunk.partition.0 as usize];
-        // The chunk that reaches the end is the only one that begins below it and does not end so.
-        let first = chunk.records.first().map(|record| record.offset);
-        if chunk.next >= end && first.is_none_or(|first| first < end) {
-            open -= 1;
-        }
+    while let Some(messages) = next(&mut reader).await? {
+        records += messages.len() as u64;
+        bytes += value_bytes(&messages);
         if let Some(limit) = mb_per_s_max {
             let due = Duration::from_secs_f64(bytes as f64 / 1e6 / limit);
             tokio::time::sleep(due.saturating_sub(begun.elapsed())).await;
@@ -71,19 +59,19 @@ pub async fn all_there_is(
     })
 }
 
-/// The next records of a reader, which are waited for a long time but not for ever.
+/// The next records of a reader, which are waited for a long time but not for ever. None at its end.
 ///
 /// # Errors
 /// If the reader fails, or nothing comes.
-pub async fn next(reader: &mut Reader) -> anyhow::Result<Chunk> {
-    let chunk = tokio::time::timeout(STANDSTILL, reader.next()).await;
-    let chunk = chunk.context("nothing comes from the reader")?;
-    Ok(chunk.context("the reader ended")??)
+pub async fn next(reader: &mut Reader) -> anyhow::Result<Option<Vec<Message>>> {
+    let messages = tokio::time::timeout(STANDSTILL, reader.next_batch(AT_ONCE)).await;
+    let messages = messages.context("nothing comes from the reader")?;
+    Ok(messages.transpose()?)
 }
 
-/// Bytes of the values of a chunk.
-pub fn value_bytes(chunk: &Chunk) -> u64 {
-    let values = chunk.records.iter().filter_map(|r| r.value.as_ref());
+/// Bytes of the values of records.
+pub fn value_bytes(messages: &[Message]) -> u64 {
+    let values = messages.iter().filter_map(|message| message.value.as_ref());
     values.map(|value| value.len() as u64).sum()
 }
 

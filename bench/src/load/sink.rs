@@ -1,7 +1,10 @@
 //! What takes records: Baton's producer, or another system's.
 
-use baton_client::{Producer, Record};
+use std::sync::Arc;
+
 use bytes::Bytes;
+
+use super::TopicProducer;
 
 /// Takes records, and tells of each when it is acknowledged.
 pub trait Sink: Send + Sync + 'static {
@@ -21,21 +24,33 @@ pub trait Pending: Send + 'static {
     fn wait(self) -> impl Future<Output = anyhow::Result<()>> + Send;
 }
 
-impl Sink for Producer {
+impl Sink for TopicProducer {
     type Ack = baton_client::Ack;
 
     async fn send(&self, value: Bytes) -> anyhow::Result<Self::Ack> {
-        Ok(Producer::send(self, Record::value(value)).await?)
+        Ok(TopicProducer::send(self, value).await?)
     }
 
     async fn flush(&self) -> anyhow::Result<()> {
-        Ok(Producer::flush(self).await?)
+        Ok(TopicProducer::flush(self).await?)
+    }
+}
+
+impl<S: Sink> Sink for Arc<S> {
+    type Ack = S::Ack;
+
+    async fn send(&self, value: Bytes) -> anyhow::Result<Self::Ack> {
+        S::send(self, value).await
+    }
+
+    async fn flush(&self) -> anyhow::Result<()> {
+        S::flush(self).await
     }
 }
 
 impl Pending for baton_client::Ack {
     async fn wait(self) -> anyhow::Result<()> {
-        baton_client::Ack::wait(self).await?;
+        self.await?;
         Ok(())
     }
 }

@@ -5,14 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use baton_client::{Producer, ProducerConfig};
 use baton_protocol::ids::BrokerId;
 use baton_protocol::metadata::TopicRecord;
 use clap::{Args, ValueEnum};
 
 use super::{ACK_LATENCY, Bench, ROOFLINE, Target, acked_within, settle};
 use crate::args::{self, FlushArg, TopicArgs};
-use crate::load::{OpenLoad, Outcome, Until, as_fast_as_it_goes, at_a_rate};
+use crate::load::{OpenLoad, Outcome, TopicProducer, Until, as_fast_as_it_goes, at_a_rate};
 use crate::report::{Case, Report, Run, Unit, unit};
 use crate::roofline::disk;
 
@@ -95,8 +94,7 @@ async fn measure(
 ) -> anyhow::Result<(Run, Run)> {
     let topic = target.make_topic(&args.topic, args.flush, 1).await?;
     let follower = last_follower(&topic)?;
-    let config = ProducerConfig::default();
-    let producer = Arc::new(target.client.producer(&topic.name, config).await?);
+    let producer = TopicProducer::new(&target.client, &topic.name, |plain| plain).await?;
     let load = load(args, Until::After(args.seconds));
     let before = at_a_rate(producer.clone(), load).await?;
     match args.away {
@@ -105,7 +103,7 @@ async fn measure(
     };
     let gap = make_gap(target, args, &producer, &topic.name, follower).await?;
     let returned = bring_back(target, args, producer, &topic.name, follower).await?;
-    target.client.delete_topic(&topic.name).await?;
+    target.client.admin().delete_topic(&topic.name).await?;
 
     let samples = &before.samples;
     let mut whole = acked_within(samples, &samples.all());
@@ -195,7 +193,7 @@ async fn is_in_sync(target: &Target, topic: &str, broker: BrokerId) -> anyhow::R
 async fn make_gap(
     target: &Target,
     args: &CatchUpArgs,
-    producer: &Producer,
+    producer: &TopicProducer,
     topic: &str,
     follower: BrokerId,
 ) -> anyhow::Result<u64> {
@@ -217,7 +215,7 @@ struct Returned {
 async fn bring_back(
     target: &mut Target,
     args: &CatchUpArgs,
-    producer: Arc<Producer>,
+    producer: TopicProducer,
     topic: &str,
     follower: BrokerId,
 ) -> anyhow::Result<Returned> {

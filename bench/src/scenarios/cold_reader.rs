@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use baton_client::ProducerConfig;
 use clap::Args;
 
 use super::{ACK_LATENCY, Bench, Target, WARM_UP, acked_within, prompt_producer};
 use crate::args::{self, FlushArg, TopicArgs};
-use crate::load::{OpenLoad, Until, all_there_is, as_fast_as_it_goes, at_a_rate};
+use crate::load::{OpenLoad, TopicProducer, Until, all_there_is, as_fast_as_it_goes, at_a_rate};
 use crate::report::{Case, Report, Run, Unit, unit};
 
 /// Flags of `cold-reader`.
@@ -71,15 +70,12 @@ pub async fn run(bench: &Bench, args: &ColdReaderArgs) -> anyhow::Result<Report>
 async fn measure(target: &mut Target, args: &ColdReaderArgs) -> anyhow::Result<(Run, Run)> {
     let topic = target.make_topic(&args.topic, args.flush, 1).await?;
     let size = args.size as usize;
-    let filler = target
-        .client
-        .producer(&topic.name, ProducerConfig::default())
-        .await?;
+    let filler = TopicProducer::new(&target.client, &topic.name, |plain| plain).await?;
     let records = args.bytes.div_ceil(args.size);
     as_fast_as_it_goes(&filler, size, &Until::Records(records)).await?;
     filler.close().await?;
     let topic = target.make_cold(&topic.name).await?;
-    let producer = Arc::new(prompt_producer(&target.client, &topic.name).await?);
+    let producer = prompt_producer(&target.client, &topic.name).await?;
     let over = Arc::new(AtomicBool::new(false));
     let load = OpenLoad {
         rate: args.rate,
@@ -96,7 +92,7 @@ async fn measure(target: &mut Target, args: &ColdReaderArgs) -> anyhow::Result<(
     over.store(true, Ordering::Relaxed);
     let outcome = sending.await??;
     let (read, (usages, _)) = (read?, meter.stop()?);
-    target.client.delete_topic(&topic.name).await?;
+    target.client.admin().delete_topic(&topic.name).await?;
     let samples = &outcome.samples;
     let mut alone = acked_within(samples, &(samples.begun + WARM_UP..reading_from));
     let mut beside = acked_within(samples, &(reading_from..reading_to));

@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use baton_client::ProducerConfig;
 use baton_protocol::metadata::TopicRecord;
 use clap::Args;
 
 use super::{Bench, ROOFLINE, THROUGHPUT, Target, add_memory};
 use crate::args::{self, FlushArg, TopicArgs, count};
-use crate::load::{Until, all_there_is, as_fast_as_it_goes, check_all};
+use crate::load::{TopicProducer, Until, all_there_is, as_fast_as_it_goes, check_all};
 use crate::report::{Case, Report, Run, Unit, unit};
 use crate::roofline::loopback;
 use crate::usage::Usage;
@@ -62,7 +61,7 @@ pub async fn run(bench: &Bench, args: &ConsumeArgs) -> anyhow::Result<Report> {
             }
             cases.push(Case { name, runs });
         }
-        target.client.delete_topic(&topic.name).await?;
+        target.client.admin().delete_topic(&topic.name).await?;
     }
     let mut settings = args.topic.settings();
     settings.extend([
@@ -94,8 +93,7 @@ async fn fill(
     let topic = target
         .make_topic(&args.topic, FlushArg::Ack, args.partitions)
         .await?;
-    let config = ProducerConfig::default();
-    let producer = target.client.producer(&topic.name, config).await?;
+    let producer = TopicProducer::new(&target.client, &topic.name, |plain| plain).await?;
     let records = args.bytes.div_ceil(size as u64);
     let outcome = as_fast_as_it_goes(&producer, size, &Until::Records(records)).await?;
     Ok((topic, outcome.records))

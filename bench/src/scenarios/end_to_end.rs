@@ -1,9 +1,9 @@
 //! From a producer to a consumer, at a fixed rate: how old a record is when it is received.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use baton_client::{Reader, ReaderConfig, Start};
+use anyhow::Context;
+use baton_client::{Reader, Start};
 use clap::Args;
 use hdrhistogram::Histogram;
 
@@ -70,11 +70,8 @@ async fn measure(target: &Target, args: &EndToEndArgs, rate: f64) -> anyhow::Res
     let topic = target
         .make_topic(&args.topic, args.flush, args.partitions)
         .await?;
-    let config = ReaderConfig {
-        start: Start::Latest,
-        ..ReaderConfig::default()
-    };
-    let reader = target.client.reader(&topic.name, config).await?;
+    let reader = target.client.reader(&*topic.name).from(Start::Latest);
+    let reader = reader.build().await?;
     let producer = prompt_producer(&target.client, &topic.name).await?;
     let records = (rate * args.seconds.as_secs_f64()).ceil().max(1.0) as u64;
     let epoch = Instant::now();
@@ -86,10 +83,10 @@ async fn measure(target: &Target, args: &EndToEndArgs, rate: f64) -> anyhow::Res
     };
     let meter = target.meter()?;
     let receiving = tokio::spawn(receive(reader, records, epoch));
-    let outcome = at_a_rate(Arc::new(producer), load).await?;
+    let outcome = at_a_rate(producer, load).await?;
     let received = receiving.await??;
     let (usages, _) = meter.stop()?;
-    target.client.delete_topic(&topic.name).await?;
+    target.client.admin().delete_topic(&topic.name).await?;
     let mut run = Run::default();
     run.add(THROUGHPUT, "records", Unit::PerSecond, outcome.rate());
     run.add_latency("until received", received);
@@ -107,9 +104,9 @@ async fn receive(
 ) -> anyhow::Result<Histogram<u64>> {
     let mut nanos = Histogram::new(3)?;
     while nanos.len() < records {
-        let chunk = next(&mut reader).await?;
+        let messages = next(&mut reader).await?.context("the reader ended")?;
         let now = Instant::now();
-        for value in chunk.records.iter().filter_map(|r| r.value.as_ref()) {
+        for value in messages.iter().filter_map(|m| m.value.as_ref()) {
             if let Some(intended) = stamp_of(value, epoch) {
                 nanos.record((now.duration_since(intended).as_nanos() as u64).max(1))?;
             }

@@ -134,7 +134,7 @@ async fn prepare(target: &Target, topic: &str, of_controller: bool) -> anyhow::R
     for _ in 0..5 {
         let record = target.whole(topic).await?;
         tokio::time::sleep(CALM).await;
-        let controller = target.client.cluster_status().await?.controller;
+        let controller = target.client.admin().cluster_status().await?.controller;
         let leader = leader_of(&record)?;
         if (leader == controller) == of_controller {
             return Ok(leader);
@@ -142,7 +142,11 @@ async fn prepare(target: &Target, topic: &str, of_controller: bool) -> anyhow::R
         let fits = |id: &&BrokerId| (**id == controller) == of_controller;
         let replicas = &record.partitions[0].replicas;
         let to = *replicas.iter().find(fits).context("no replica fits")?;
-        target.client.hand_over(topic, partition, to).await?;
+        target
+            .client
+            .admin()
+            .hand_over(topic, partition, to)
+            .await?;
     }
     anyhow::bail!("leadership does not stay where it is put")
 }
@@ -166,7 +170,7 @@ async fn break_leader(
         until: Until::Told(over.clone()),
         stamped_from: None,
     };
-    let producer = Arc::new(prompt_producer(&target.client, topic).await?);
+    let producer = prompt_producer(&target.client, topic).await?;
     let sending = tokio::spawn(at_a_rate(producer, load));
     tokio::time::sleep(WARM_UP * 2).await;
     let broken_at = match fault {

@@ -64,9 +64,9 @@ pub async fn run(bench: &Bench, args: &FrozenFollowerArgs) -> anyhow::Result<Rep
 
 async fn measure(target: &mut Target, args: &FrozenFollowerArgs) -> anyhow::Result<(Run, Run)> {
     let topic = target.make_topic(&args.topic, args.flush, 1).await?;
-    let controller = target.client.cluster_status().await?.controller;
+    let controller = target.client.admin().cluster_status().await?.controller;
     let follower = follower_of(&topic, controller.0)?;
-    let producer = Arc::new(prompt_producer(&target.client, &topic.name).await?);
+    let producer = prompt_producer(&target.client, &topic.name).await?;
     let over = Arc::new(AtomicBool::new(false));
     let load = OpenLoad {
         rate: args.rate,
@@ -84,7 +84,7 @@ async fn measure(target: &mut Target, args: &FrozenFollowerArgs) -> anyhow::Resu
     target.cluster()?.thaw(follower)?;
     let outcome = outcome??;
     target.whole(&topic.name).await?;
-    target.client.delete_topic(&topic.name).await?;
+    target.client.admin().delete_topic(&topic.name).await?;
     Ok(split(args, &outcome, frozen_at))
 }
 

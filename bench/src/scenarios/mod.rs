@@ -19,13 +19,13 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use baton_client::{Client, ClientConfig, Producer, ProducerConfig, TopicSettings};
+use baton_client::{Client, ProducerBuilder, TopicSettings};
 use baton_protocol::ids::PartitionIndex;
 use baton_protocol::metadata::{PartitionRecord, TopicRecord};
 
 use crate::args::{Common, FlushArg, TopicArgs};
 use crate::cluster::{Cluster, forget_cached};
-use crate::load::Samples;
+use crate::load::{Samples, TopicProducer};
 use crate::program;
 use crate::report::{Run, Unit};
 use crate::usage::{Meter, Usage, Watched, cpu_seconds};
@@ -82,9 +82,9 @@ impl Bench {
         if self.common.bootstrap.is_empty() {
             return self.start(3).await;
         }
-        let config = ClientConfig::new(self.common.bootstrap.clone());
+        let addresses = self.common.bootstrap.clone();
         Ok(Target {
-            client: Client::connect(config).await?,
+            client: Client::builder(addresses).connect().await?,
             own: None,
             pids: self.common.pids.clone(),
         })
@@ -120,8 +120,7 @@ impl Bench {
 
 /// A client of an own cluster.
 pub async fn connect(cluster: &Cluster) -> anyhow::Result<Client> {
-    let config = ClientConfig::new(cluster.bootstrap());
-    let client = Client::connect(config).await?;
+    let client = Client::builder(cluster.bootstrap()).connect().await?;
     // It may know one broker so far.
     let brokers = cluster.watched().len();
     settle("all brokers have registered", || async {
@@ -191,7 +190,7 @@ impl Target {
             flush: Some(flush.flush()),
             ..TopicSettings::default()
         };
-        let made = self.client.create_topic(&name, settings).await;
+        let made = self.client.admin().create_topic(&name, settings).await;
         made.context("the topic")?;
         let record = self.whole(&name).await?;
         self.leaders_know(&record).await?;
@@ -208,7 +207,11 @@ impl Target {
             }
             let index = PartitionIndex(index);
             settle("the leaders have heard of the topic", || async {
-                let status = self.client.partition_status(record, index, true).await;
+                let status = self
+                    .client
+                    .admin()
+                    .partition_status(record, index, true)
+                    .await;
                 Ok(status.is_ok())
             })
             .await?;
@@ -261,12 +264,9 @@ fn is_whole(partition: &PartitionRecord) -> bool {
 }
 
 /// A producer whose records leave at once, for what measures latency.
-pub async fn prompt_producer(client: &Client, topic: &str) -> anyhow::Result<Producer> {
-    let config = ProducerConfig {
-        linger: Duration::ZERO,
-        ..ProducerConfig::default()
-    };
-    Ok(client.producer(topic, config).await?)
+pub async fn prompt_producer(client: &Client, topic: &str) -> anyhow::Result<TopicProducer> {
+    let prompt = |settings: ProducerBuilder| settings.linger(Duration::ZERO);
+    Ok(TopicProducer::new(client, topic, prompt).await?)
 }
 
 /// What was acknowledged of a load within a time: latencies, the longest gap, how much.

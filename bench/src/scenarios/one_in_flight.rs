@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use baton_client::Record;
 use bytes::Bytes;
 use clap::Args;
 
@@ -119,13 +118,12 @@ async fn load(
             let producer = prompt_producer(&target.client, &topic).await?;
             let meter = target.meter()?;
             let done = one_by_one(args.seconds, async || {
-                let ack = producer.send(Record::value(value.clone())).await?;
-                ack.wait().await?;
+                producer.send(value.clone()).await?.await?;
                 Ok(())
             });
             let done = done.await?;
             let (usages, _) = meter.stop()?;
-            target.client.delete_topic(&topic).await?;
+            target.client.admin().delete_topic(&topic).await?;
             Ok((done, usages))
         }
         (Way::Peer(peer), System::Peer(cluster)) => {

@@ -2,15 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use baton_client::{Producer, ProducerConfig, Record};
-use baton_protocol::ids::PartitionIndex;
 use bytes::Bytes;
 use clap::Args;
 use rustix::process::{Resource, getrlimit};
 
 use super::{Bench, THROUGHPUT, Target, add_usage};
 use crate::args::{self, FlushArg, TopicArgs, count};
-use crate::load::{Until, as_fast_as_it_goes};
+use crate::load::{TopicProducer, Until, as_fast_as_it_goes};
 use crate::report::{Case, Report, Run, Spread, Unit, unit};
 
 /// After the topic was made, before it counts as idle.
@@ -119,8 +117,7 @@ fn limits() -> String {
 async fn measure(target: &Target, args: &PartitionsArgs, partitions: u32) -> anyhow::Result<Run> {
     let mut run = Run::default();
     let topic = make_topic(target, args, partitions, &mut run).await?;
-    let config = ProducerConfig::default();
-    let producer = target.client.producer(&topic, config).await?;
+    let producer = TopicProducer::new(&target.client, &topic, |plain| plain).await?;
     fill(&producer, args, partitions, &mut run).await?;
     tokio::time::sleep(CALM).await;
     idle(target, args, &mut run).await?;
@@ -128,7 +125,7 @@ async fn measure(target: &Target, args: &PartitionsArgs, partitions: u32) -> any
     let size = args.size as usize;
     let outcome = as_fast_as_it_goes(&producer, size, &Until::After(args.seconds)).await?;
     let (usages, _) = meter.stop()?;
-    target.client.delete_topic(&topic).await?;
+    target.client.admin().delete_topic(&topic).await?;
     run.add(THROUGHPUT, "records", Unit::PerSecond, outcome.rate());
     run.add(
         THROUGHPUT,
@@ -165,7 +162,7 @@ async fn make_topic(
 /// Sends a record to each partition: what a log takes when it is first written is not part of what a
 /// record costs.
 async fn fill(
-    producer: &Producer,
+    producer: &TopicProducer,
     args: &PartitionsArgs,
     partitions: u32,
     run: &mut Run,
@@ -173,10 +170,8 @@ async fn fill(
     let begun = Instant::now();
     let value = Bytes::from(vec![b'x'; args.size as usize]);
     for index in 0..partitions {
-        let mut record = Record::value(value.clone());
-        record.partition = Some(PartitionIndex(index));
         // A flush tells of those that are not delivered.
-        drop(producer.send(record).await?);
+        drop(producer.send_to(index, value.clone()).await?);
     }
     producer.flush().await?;
     let took = begun.elapsed().as_secs_f64();

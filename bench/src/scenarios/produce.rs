@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use baton_client::ProducerConfig;
+use baton_client::ProducerBuilder;
 use clap::Args;
 
 use super::system::{System, Way, beside_each_other, peer_settings};
-use super::{Bench, ROOFLINE, THROUGHPUT, add_usage};
+use super::{Bench, ROOFLINE, THROUGHPUT, Target, add_usage};
 use crate::args::{self, AcksArg, FlushArg, TopicArgs, count};
-use crate::load::{OpenLoad, Outcome, Sink, Until, as_fast_as_it_goes, at_a_rate};
+use crate::load::{OpenLoad, Outcome, Sink, TopicProducer, Until, as_fast_as_it_goes, at_a_rate};
 use crate::peers;
 use crate::report::{Case, Report, Run, Unit, unit};
 use crate::roofline::{Load, pipeline};
@@ -196,12 +196,16 @@ async fn add_roofline(bench: &Bench, setup: &Setup<'_>, run: &mut Run) -> anyhow
     Ok(())
 }
 
-fn producer_config(args: &ProduceArgs) -> ProducerConfig {
-    ProducerConfig {
-        batch_bytes: args.batch_bytes as usize,
-        acks: args.acks.acks(),
-        ..ProducerConfig::default()
-    }
+async fn producer(
+    target: &Target,
+    topic: &str,
+    args: &ProduceArgs,
+) -> anyhow::Result<TopicProducer> {
+    let settings = |plain: ProducerBuilder| {
+        let bytes = args.batch_bytes as usize;
+        plain.batch_bytes(bytes).acks(args.acks.acks())
+    };
+    Ok(TopicProducer::new(&target.client, topic, settings).await?)
 }
 
 /// Puts load on a topic of its own: as much as goes, or at a rate.
@@ -216,11 +220,10 @@ async fn load(
     match (setup.way, &mut *system) {
         (Way::Baton(flush), System::Baton(target)) => {
             let made = target.make_topic(&args.topic, flush, partitions).await?;
-            let config = producer_config(args);
-            let producer = target.client.producer(&made.name, config).await?;
+            let producer = producer(target, &made.name, args).await?;
             let meter = target.meter()?;
             let done = drive(producer, setup, rate, meter).await?;
-            target.client.delete_topic(&made.name).await?;
+            target.client.admin().delete_topic(&made.name).await?;
             Ok(done)
         }
         (Way::Peer(peer), System::Peer(cluster)) => {

@@ -3,14 +3,14 @@
 
 use std::time::{Duration, Instant};
 
-use baton_client::{Client, ClientConfig, ProducerConfig};
+use baton_client::Client;
 use baton_protocol::ids::PartitionIndex;
 use clap::Args;
 
 use super::{Bench, Target};
 use crate::args::{self, FlushArg, TopicArgs};
 use crate::cluster::forget_cached;
-use crate::load::{Until, as_fast_as_it_goes};
+use crate::load::{TopicProducer, Until, as_fast_as_it_goes};
 use crate::report::{Case, Report, Run, Unit, unit};
 
 /// The only broker.
@@ -69,8 +69,7 @@ pub async fn run(bench: &Bench, args: &StartUpArgs) -> anyhow::Result<Report> {
 }
 
 async fn write(target: &Target, args: &StartUpArgs, topic: &str, bytes: u64) -> anyhow::Result<()> {
-    let config = ProducerConfig::default();
-    let producer = target.client.producer(topic, config).await?;
+    let producer = TopicProducer::new(&target.client, topic, |plain| plain).await?;
     let records = Until::Records(bytes.div_ceil(args.size));
     as_fast_as_it_goes(&producer, args.size as usize, &records).await?;
     Ok(producer.close().await?)
@@ -107,10 +106,11 @@ async fn restart(
     let registered = begun.elapsed();
     let bootstrap = cluster.bootstrap();
     // A client that has not been waiting: it would measure its own patience.
-    let client = Client::connect(ClientConfig::new(bootstrap)).await?;
+    let client = Client::builder(bootstrap).connect().await?;
     let record = client.topic(topic).await?;
     let partition = PartitionIndex(0);
     client
+        .admin()
         .partition_status_within(&record, partition, true, ANSWER_TIMEOUT)
         .await?;
     let answers = begun.elapsed();

@@ -1,6 +1,6 @@
 //! Where a command finds the cluster.
 
-use baton_client::{Client, ClientConfig};
+use baton_client::Client;
 
 use crate::cli::{Global, UsageError};
 
@@ -13,8 +13,9 @@ const DEFAULT: [&str; 3] = ["127.0.0.1:7401", "127.0.0.1:7402", "127.0.0.1:7403"
 
 /// Connects to the cluster that the command line or the environment names.
 pub async fn connect(global: &Global) -> anyhow::Result<Client> {
-    let config = ClientConfig::new(addresses(global)?);
-    Ok(Client::connect(config).await?)
+    let name = concat!("baton/", env!("CARGO_PKG_VERSION"));
+    let client = Client::builder(addresses(global)?).client_name(name);
+    Ok(client.connect().await?)
 }
 
 fn addresses(global: &Global) -> Result<Vec<String>, UsageError> {

@@ -85,7 +85,7 @@ pub fn run(command: &ClusterCommand, global: &Global) -> anyhow::Result<()> {
 
 async fn status(global: &Global) -> anyhow::Result<()> {
     let client = bootstrap::connect(global).await?;
-    let mut status = client.cluster_status().await?;
+    let mut status = client.admin().cluster_status().await?;
     // The controller orders them by the topics' ids, which nobody knows by heart.
     let order = |trouble: &PartitionTrouble| (trouble.topic.clone(), trouble.partition);
     status.troubles.sort_by_key(order);

@@ -3,26 +3,32 @@
 use std::collections::BTreeMap;
 use std::io::{BufWriter, Write};
 
-use anyhow::bail;
-use baton_client::{Chunk, Client, ConsumedRecord, ReaderConfig, Start};
-use baton_protocol::ids::{Offset, PartitionIndex};
-use baton_protocol::metadata::TopicRecord;
+use baton_client::{Message, Offset, PartitionIndex, ReaderBuilder, Start, Until};
 use clap::Args;
 use serde_json::{Map, Value, json};
 
+use crate::cli::format::{self, Template};
 use crate::cli::output::unwritten;
-use crate::cli::{Global, block_on, bootstrap, bytes};
+use crate::cli::{Global, UsageError, block_on, bootstrap, bytes};
+
+/// Records that are taken at a time, if they are at hand.
+const AT_ONCE: usize = 1_024;
 
 /// Flags of `baton consume`.
 #[derive(Debug, Args)]
 pub struct ConsumeArgs {
     /// The topic.
     topic: String,
-    /// Begin with the first record there is. Without this or --offset: with the next one that comes.
-    #[arg(long, conflicts_with = "offset")]
+    /// Where to begin: `earliest`; `latest`, with the next record that comes; an offset, for every
+    /// partition that is read; or an offset for each partition, as 0:1500,1:1620, where a partition
+    /// that is not named begins at its first record.
+    #[arg(long, value_parser = parse_start, default_value = "latest")]
+    from: Start,
+    /// The same as --from earliest.
+    #[arg(long, conflicts_with_all = ["offset", "from"])]
     from_start: bool,
-    /// Begin with this offset, in every partition that is read.
-    #[arg(long)]
+    /// The same as --from with this offset.
+    #[arg(long, conflicts_with = "from")]
     offset: Option<u64>,
     /// Read only this partition.
     #[arg(long)]
@@ -42,106 +48,90 @@ pub struct ConsumeArgs {
     /// Print partition and offset before each record.
     #[arg(long)]
     show_offsets: bool,
+    /// What to print of a record, as '{partition}:{offset} {key}={value}'. Fields are {topic},
+    /// {partition}, {offset}, {epoch}, {timestamp} (ms since 1970), {key}, {value}, {headers}
+    /// (name=value, separated by commas) and {header:NAME}; what a record does not have is empty.
+    /// \n \t \0 \\ are understood, {{ and }} stand for braces. A line feed is added, unless the
+    /// template ends with \c.
+    #[arg(
+        long,
+        value_name = "TEMPLATE",
+        value_parser = format::parse,
+        conflicts_with_all = ["key_separator", "show_offsets"]
+    )]
+    format: Option<Template>,
+}
+
+fn parse_start(text: &str) -> Result<Start, String> {
+    let bad = || {
+        format!(
+            "`{text}` is no place to begin at; earliest, latest, an offset, and partition:offset,... are"
+        )
+    };
+    if let Ok(offset) = text.parse() {
+        return Ok(Start::Offset(offset));
+    }
+    match text {
+        "earliest" => return Ok(Start::Earliest),
+        "latest" => return Ok(Start::Latest),
+        _ => {}
+    }
+    let mut offsets = BTreeMap::new();
+    for part in text.split(',') {
+        let (partition, offset) = part.split_once(':').ok_or_else(bad)?;
+        let partition: PartitionIndex = partition.trim().parse().map_err(|_| bad())?;
+        let offset: Offset = offset.trim().parse().map_err(|_| bad())?;
+        offsets.insert(partition, offset);
+    }
+    Ok(Start::Offsets(offsets))
 }
 
 /// Prints records.
 pub fn run(args: &ConsumeArgs, global: &Global) -> anyhow::Result<()> {
+    if global.json && args.format.is_some() {
+        let text = "--format and --json exclude each other".to_owned();
+        return Err(UsageError(text).into());
+    }
     block_on(async {
         let client = bootstrap::connect(global).await?;
-        let topic = client.topic(&args.topic).await?;
-        let partitions = partitions(args, &topic)?;
+        let reader = settings(args, client.reader(args.topic.as_str()));
         if args.count == Some(0) {
+            client.topic(&args.topic).await?;
             return Ok(());
         }
-        let ends = match args.until_end {
-            true => Some(ends(&client, &topic, &partitions).await?),
-            false => None,
-        };
-        let start = match args.offset {
-            Some(offset) => Start::Offset(Offset(offset)),
-            None if args.from_start => Start::Earliest,
-            None => Start::Latest,
-        };
-        let config = ReaderConfig {
-            partitions: Some(partitions),
-            start,
-            ..ReaderConfig::default()
-        };
         let printer = Printer {
             out: BufWriter::with_capacity(1 << 16, std::io::stdout()),
             args,
             as_json: global.json,
             left: args.count.unwrap_or(u64::MAX),
         };
-        read(&client, config, ends, printer).await
+        read(reader, printer).await
     })
 }
 
-fn partitions(args: &ConsumeArgs, topic: &TopicRecord) -> anyhow::Result<Vec<PartitionIndex>> {
-    let count = topic.partitions.len() as u32;
-    match args.partition {
-        Some(partition) if partition >= count => {
-            bail!(
-                "topic {} has no partition {partition}; it has {count}, numbered from 0",
-                topic.name
-            )
-        }
-        Some(partition) => Ok(vec![PartitionIndex(partition)]),
-        None => Ok((0..count).map(PartitionIndex).collect()),
+fn settings(args: &ConsumeArgs, reader: ReaderBuilder) -> ReaderBuilder {
+    let reader = match args.partition {
+        Some(partition) => reader.partitions([partition]),
+        None => reader,
+    };
+    let reader = match args.offset {
+        Some(offset) => reader.from(Start::Offset(Offset(offset))),
+        None if args.from_start => reader.from(Start::Earliest),
+        None => reader.from(args.from.clone()),
+    };
+    match args.until_end {
+        true => reader.until(Until::End),
+        false => reader,
     }
 }
 
-/// Where each partition ends now: its watermark, from a leader that knows it.
-async fn ends(
-    client: &Client,
-    topic: &TopicRecord,
-    partitions: &[PartitionIndex],
-) -> anyhow::Result<BTreeMap<PartitionIndex, Offset>> {
-    let mut ends = BTreeMap::new();
-    for partition in partitions {
-        let status = client.partition_status(topic, *partition, true).await?;
-        ends.insert(*partition, status.high_watermark);
-    }
-    Ok(ends)
-}
-
-async fn read(
-    client: &Client,
-    config: ReaderConfig,
-    mut ends: Option<BTreeMap<PartitionIndex, Offset>>,
-    mut printer: Printer<'_>,
-) -> anyhow::Result<()> {
-    // A partition that is empty, or read from its end on, sends nothing that would end it.
-    if let (Some(ends), Start::Offset(offset)) = (&mut ends, &config.start) {
-        if let Some((partition, end)) = ends.iter().find(|(_, end)| *offset > **end) {
-            bail!(
-                "there is no offset {offset} in partition {partition}: what is committed ends at {end}"
-            );
-        }
-        ends.retain(|_, end| *end > *offset);
-    }
-    if let Some(ends) = &mut ends {
-        ends.retain(|_, end| *end > Offset::ZERO);
-        if ends.is_empty() || config.start == Start::Latest {
-            return Ok(());
-        }
-    }
-    let name = printer.args.topic.clone();
-    let mut reader = client.reader(&name, config).await?;
-    while let Some(chunk) = reader.next().await {
-        let chunk = chunk?;
-        let limit = ends
-            .as_ref()
-            .map(|ends| ends.get(&chunk.partition).copied().unwrap_or(Offset::ZERO));
-        printer.print(&chunk, limit)?;
-        if let (Some(ends), Some(limit)) = (&mut ends, limit)
-            && chunk.next >= limit
-        {
-            ends.remove(&chunk.partition);
-        }
-        if printer.left == 0 || ends.as_ref().is_some_and(BTreeMap::is_empty) {
+async fn read(reader: ReaderBuilder, mut printer: Printer<'_>) -> anyhow::Result<()> {
+    let mut reader = reader.build().await?;
+    while printer.left > 0 {
+        let Some(messages) = reader.next_batch(AT_ONCE).await else {
             break;
-        }
+        };
+        printer.print(&messages?)?;
     }
     printer.out.flush().map_err(unwritten)
 }
@@ -154,13 +144,13 @@ struct Printer<'a> {
 }
 
 impl Printer<'_> {
-    fn print(&mut self, chunk: &Chunk, limit: Option<Offset>) -> anyhow::Result<()> {
-        for record in &chunk.records {
-            if self.left == 0 || limit.is_some_and(|limit| record.offset >= limit) {
+    fn print(&mut self, messages: &[Message]) -> anyhow::Result<()> {
+        for message in messages {
+            if self.left == 0 {
                 break;
             }
             self.left -= 1;
-            self.print_record(record)?;
+            self.print_message(message)?;
         }
         if !self.args.until_end {
             self.out.flush()?;
@@ -168,32 +158,71 @@ impl Printer<'_> {
         Ok(())
     }
 
-    fn print_record(&mut self, record: &ConsumedRecord) -> anyhow::Result<()> {
-        let (key, value) = (record.key.as_deref(), record.value.as_deref());
+    fn print_message(&mut self, message: &Message) -> anyhow::Result<()> {
         if self.as_json {
-            let mut object = Map::new();
-            for (name, field) in [
-                ("partition", json!(record.partition)),
-                ("offset", json!(record.offset)),
-                ("epoch", json!(record.epoch)),
-                ("timestamp_ms", json!(record.timestamp_ms)),
-            ] {
-                object.insert(name.to_owned(), field);
-            }
-            bytes::insert(&mut object, "key", key);
-            bytes::insert(&mut object, "value", value);
-            writeln!(self.out, "{}", Value::from(object))?;
+            writeln!(self.out, "{}", as_json(message))?;
             return Ok(());
         }
+        if let Some(template) = &self.args.format {
+            return Ok(template.print(&mut self.out, message)?);
+        }
         if self.args.show_offsets {
-            write!(self.out, "{}\t{}\t", record.partition, record.offset)?;
+            write!(self.out, "{}\t{}\t", message.partition, message.offset)?;
         }
         if let Some(separator) = &self.args.key_separator {
+            let key = message.key.as_deref();
             self.out.write_all(key.unwrap_or_default())?;
             self.out.write_all(separator.as_bytes())?;
         }
+        let value = message.value.as_deref();
         self.out.write_all(value.unwrap_or_default())?;
         self.out.write_all(b"\n")?;
         Ok(())
+    }
+}
+
+fn as_json(message: &Message) -> Value {
+    let mut object = Map::new();
+    for (name, field) in [
+        ("partition", json!(message.partition)),
+        ("offset", json!(message.offset)),
+        ("epoch", json!(message.epoch)),
+        ("timestamp_ms", json!(message.timestamp_ms)),
+    ] {
+        object.insert(name.to_owned(), field);
+    }
+    bytes::insert(&mut object, "key", message.key.as_deref());
+    bytes::insert(&mut object, "value", message.value.as_deref());
+    let headers = message.headers.iter().map(|(name, value)| {
+        let mut header = Map::new();
+        bytes::insert(&mut header, "name", Some(&name));
+        bytes::insert(&mut header, "value", value.as_deref());
+        Value::from(header)
+    });
+    object.insert("headers".to_owned(), headers.collect());
+    Value::from(object)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_to_begin_at_are_understood() {
+        let both = BTreeMap::from([
+            (PartitionIndex(0), Offset(15)),
+            (PartitionIndex(2), Offset(7)),
+        ]);
+        for (text, start) in [
+            ("earliest", Start::Earliest),
+            ("latest", Start::Latest),
+            ("42", Start::Offset(Offset(42))),
+            ("0:15,2:7", Start::Offsets(both)),
+        ] {
+            assert_eq!(parse_start(text), Ok(start), "{text}");
+        }
+        for bad in ["", "soon", "0:", ":1", "-1", "0:1,", "1=2"] {
+            assert!(parse_start(bad).is_err(), "{bad}");
+        }
     }
 }

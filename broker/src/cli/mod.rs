@@ -9,7 +9,9 @@ pub mod cluster;
 pub mod config;
 pub mod consume;
 pub mod dev;
+pub mod format;
 pub mod log;
+pub mod manual;
 pub mod output;
 pub mod partition;
 pub mod produce;
@@ -99,6 +101,10 @@ enum Command {
         #[command(subcommand)]
         command: log::LogCommand,
     },
+    /// Print what a shell needs to complete command lines.
+    Completions(manual::CompletionsArgs),
+    /// Print a manual page.
+    Man(manual::ManArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -112,7 +118,7 @@ fn command() -> clap::Command {
     let mut command = Cli::command();
     // Only then each subcommand has what is global.
     command.build();
-    for name in ["dev", "broker", "config", "log"] {
+    for name in ["dev", "broker", "config", "log", "completions", "man"] {
         command = command.mut_subcommand(name, without_bootstrap);
     }
     command
@@ -158,7 +164,9 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> anyhow::Result<()> {
     let Cli { global, command } = cli;
     match &command {
-        Command::Dev(_) | Command::Broker { .. } if global.json => {
+        Command::Dev(_) | Command::Broker { .. } | Command::Completions(_) | Command::Man(_)
+            if global.json =>
+        {
             return Err(
                 UsageError("this command answers nothing, so it has no --json".into()).into(),
             );
@@ -177,6 +185,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Consume(args) => consume::run(&args, &global),
         Command::Config { command } => config::run(&command, &global),
         Command::Log { command } => log::run(&command, &global),
+        Command::Completions(args) => manual::completions(&args, self::command()),
+        Command::Man(args) => manual::man(&args, self::command()),
     }
 }
 

@@ -56,7 +56,10 @@ pub fn run(command: &PartitionCommand, global: &Global) -> anyhow::Result<()> {
                 to,
             } => {
                 let index = PartitionIndex(*partition);
-                client.hand_over(topic, index, BrokerId(*to)).await?;
+                client
+                    .admin()
+                    .hand_over(topic, index, BrokerId(*to))
+                    .await?;
                 if global.json {
                     return print_json(&json!({"topic": topic, "partition": index, "leader": to}));
                 }
@@ -64,7 +67,7 @@ pub fn run(command: &PartitionCommand, global: &Global) -> anyhow::Result<()> {
             }
             PartitionCommand::Election { topic, partition } => {
                 let index = PartitionIndex(*partition);
-                let status = client.describe_election(topic, index).await?;
+                let status = client.admin().describe_election(topic, index).await?;
                 show(&status, global.json)
             }
             PartitionCommand::Elect {
@@ -116,7 +119,7 @@ async fn elect(
     yes: bool,
     global: &Global,
 ) -> anyhow::Result<()> {
-    let status = client.describe_election(topic, partition).await?;
+    let status = client.admin().describe_election(topic, partition).await?;
     if !global.json {
         show(&status, false)?;
     }
@@ -131,7 +134,10 @@ async fn elect(
             "not elected",
         )?;
     }
-    client.elect_unclean(topic, partition, status.epoch).await?;
+    client
+        .admin()
+        .elect_unclean(topic, partition, status.epoch)
+        .await?;
     if global.json {
         return print_json(&json!({
             "topic": topic, "partition": partition, "epoch": status.epoch, "candidate": candidate,

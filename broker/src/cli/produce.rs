@@ -1,13 +1,15 @@
 //! `baton produce`.
 
 use std::convert::Infallible;
-use std::io::{BufRead, IsTerminal};
+use std::fs::File;
+use std::io::{BufRead, BufWriter, IsTerminal, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use baton_client::{Ack, Acks, Producer, ProducerConfig, Record};
+use baton_client::{Ack, Acks, Compression, Producer, Record, RecordMetadata};
 use bytes::Bytes;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -40,6 +42,17 @@ pub struct ProduceArgs {
     /// How firmly a record must be stored before it is acknowledged.
     #[arg(long, value_enum, default_value = "committed")]
     acks: AcksArg,
+    /// How batches are compressed.
+    #[arg(long, value_enum, default_value = "none")]
+    compression: CompressionArg,
+    /// A header for every record, as name=value. Can be repeated.
+    #[arg(long = "header", value_name = "NAME=VALUE", value_parser = parse_header)]
+    headers: Vec<(String, String)>,
+    /// Write a line to this file for every record that is acknowledged, as soon as it is: the number
+    /// of its line in the input, its partition, offset and epoch, separated by tabs; `-` stands for an
+    /// offset or epoch that is not told. What the file had is kept.
+    #[arg(long, value_name = "FILE")]
+    ack_log: Option<PathBuf>,
     /// How long a record may take to be acknowledged, in seconds, 1 to 86400.
     #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     delivery_timeout: u64,
@@ -57,6 +70,28 @@ enum AcksArg {
     Leader,
     /// By the leader and the topic's synchronous followers.
     Committed,
+}
+
+/// How batches are compressed.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum CompressionArg {
+    /// Not at all.
+    None,
+    /// gzip.
+    Gzip,
+    /// Snappy.
+    Snappy,
+    /// LZ4: the cheapest.
+    Lz4,
+    /// Zstandard: mostly the smallest.
+    Zstd,
+}
+
+fn parse_header(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(format!("`{text}` is no header; one is name=value")),
+    }
 }
 
 /// What became of the records.
@@ -90,16 +125,23 @@ pub fn run(args: &ProduceArgs, global: &Global) -> anyhow::Result<()> {
                 args.topic
             );
         }
-        let config = ProducerConfig {
-            delivery_timeout: Duration::from_secs(args.delivery_timeout),
-            acks: match args.acks {
+        let ack_log = args.ack_log.as_ref().map(AckLog::open).transpose()?;
+        let settings = client
+            .producer()
+            .delivery_timeout(Duration::from_secs(args.delivery_timeout))
+            .acks(match args.acks {
                 AcksArg::None => Acks::None,
                 AcksArg::Leader => Acks::Leader,
                 AcksArg::Committed => Acks::Committed,
-            },
-            ..ProducerConfig::default()
-        };
-        let producer = client.producer(&args.topic, config).await?;
+            })
+            .compression(match args.compression {
+                CompressionArg::None => Compression::None,
+                CompressionArg::Gzip => Compression::Gzip,
+                CompressionArg::Snappy => Compression::Snappy,
+                CompressionArg::Lz4 => Compression::Lz4,
+                CompressionArg::Zstd => Compression::Zstd,
+            });
+        let producer = settings.build().await?;
         let started = Instant::now();
         let (acks, awaited) = mpsc::channel(1 << 16);
         let (stop, stopped) = watch::channel(None);
@@ -108,6 +150,7 @@ pub fn run(args: &ProduceArgs, global: &Global) -> anyhow::Result<()> {
             acknowledged: acknowledged.clone(),
             stop: stop.clone(),
             keep_going: args.keep_going,
+            ack_log,
         };
         let counting = tokio::spawn(counter.count(awaited));
         let work = async {
@@ -119,8 +162,10 @@ pub fn run(args: &ProduceArgs, global: &Global) -> anyhow::Result<()> {
             never = watch_over(&producer, &acknowledged, &stop) => match never {},
         };
         let tally = tally.context("counting the acknowledgements failed")?;
+        let (tally, logged) = tally;
         let reported = report(&tally, started.elapsed(), global.json);
         outcome(&tally, sent, *stopped.borrow())?;
+        logged?;
         reported
     })
 }
@@ -138,6 +183,7 @@ async fn send_lines(
     let sending = async {
         let start = tokio::time::Instant::now();
         let mut number = 0u64;
+        let template = template(args);
         while let Some(line) = read.recv().await {
             let line = line.context("standard input cannot be read")?;
             if let Some(rate) = args.rate {
@@ -147,7 +193,7 @@ async fn send_lines(
             number += 1;
             let at = || format!("line {number}, after which nothing is sent");
             let bytes = line.len() as u64;
-            let record = record_of(args, line).with_context(at)?;
+            let record = record_of(args, &template, line).with_context(at)?;
             let ack = producer.send(record).await.with_context(at)?;
             if acks.send((ack, bytes)).await.is_err() {
                 bail!("the acknowledgements are no longer counted");
@@ -183,10 +229,23 @@ fn read_lines(lines: &mpsc::Sender<std::io::Result<Vec<u8>>>) {
     }
 }
 
-fn record_of(args: &ProduceArgs, line: Vec<u8>) -> anyhow::Result<Record> {
+/// What all records have in common.
+fn template(args: &ProduceArgs) -> Record {
+    let mut record = Record::to(args.topic.as_str());
+    for (name, value) in &args.headers {
+        record = record.header(name.clone(), value.clone());
+    }
+    match args.partition {
+        Some(partition) => record.partition(partition),
+        None => record,
+    }
+}
+
+fn record_of(args: &ProduceArgs, template: &Record, line: Vec<u8>) -> anyhow::Result<Record> {
     let line = Bytes::from(line);
-    let mut record = match &args.key_separator {
-        None => Record::value(line),
+    let record = template.clone();
+    Ok(match &args.key_separator {
+        None => record.value(line),
         Some(separator) => {
             let separator = separator.as_bytes();
             let found = line
@@ -198,13 +257,43 @@ fn record_of(args: &ProduceArgs, line: Vec<u8>) -> anyhow::Result<Record> {
                     args.key_separator.as_deref().unwrap_or_default()
                 );
             };
-            Record::value(line.slice(at + separator.len()..)).key(line.slice(..at))
+            let value = line.slice(at + separator.len()..);
+            record.value(value).key(line.slice(..at))
         }
-    };
-    if let Some(partition) = args.partition {
-        record = record.partition(partition);
+    })
+}
+
+/// Where acknowledgements are noted down.
+struct AckLog {
+    path: PathBuf,
+    file: BufWriter<File>,
+}
+
+impl AckLog {
+    fn open(path: &PathBuf) -> anyhow::Result<AckLog> {
+        let file = File::options().create(true).append(true).open(path);
+        let file = file.with_context(|| format!("{} cannot be opened", path.display()))?;
+        Ok(AckLog {
+            path: path.clone(),
+            file: BufWriter::new(file),
+        })
     }
-    Ok(record)
+
+    /// Notes it; at once on the disk's side of this process, where nothing follows at once.
+    fn note(&mut self, line: u64, at: &RecordMetadata, is_last: bool) -> anyhow::Result<()> {
+        let number = |number: Option<u64>| number.map_or("-".to_owned(), |n| n.to_string());
+        let offset = number(at.offset.map(|offset| offset.0));
+        let epoch = number(at.epoch.map(|epoch| u64::from(epoch.0)));
+        let file = &mut self.file;
+        let written = writeln!(file, "{line}\t{}\t{offset}\t{epoch}", at.partition);
+        let written = written.and_then(|()| if is_last { file.flush() } else { Ok(()) });
+        written.with_context(|| format!("{} cannot be written to", self.path.display()))
+    }
+
+    fn end(mut self) -> anyhow::Result<()> {
+        let flushed = self.file.flush();
+        flushed.with_context(|| format!("{} cannot be written to", self.path.display()))
+    }
 }
 
 /// Waits for the acknowledgements, in order.
@@ -212,24 +301,35 @@ struct Counter {
     acknowledged: Arc<AtomicU64>,
     stop: watch::Sender<Option<Stop>>,
     keep_going: bool,
+    ack_log: Option<AckLog>,
 }
 
 impl Counter {
-    async fn count(self, mut acks: mpsc::Receiver<(Ack, u64)>) -> Tally {
+    /// What became of the records, and of the log of their acknowledgements.
+    async fn count(mut self, mut acks: mpsc::Receiver<(Ack, u64)>) -> (Tally, anyhow::Result<()>) {
+        let mut line = 0;
+        let mut logged = Ok(());
         let progress = progress_bar();
         let mut tally = Tally::default();
         let mut stopped = self.stop.subscribe();
         while let Some((ack, bytes)) = acks.recv().await {
+            line += 1;
             let result = tokio::select! {
                 biased;
-                result = ack.wait() => result,
+                result = ack => result,
                 _ = stopped.wait_for(|stop| *stop == Some(Stop::Interrupted)) => {
                     tally.open += 1;
                     continue;
                 }
             };
             match result {
-                Ok(_) => {
+                Ok(at) => {
+                    if let (Some(log), Ok(())) = (&mut self.ack_log, &logged) {
+                        logged = log.note(line, &at, acks.is_empty());
+                        if logged.is_err() {
+                            self.stop_for(Stop::Failed);
+                        }
+                    }
                     tally.acknowledged += 1;
                     tally.bytes += bytes;
                     self.acknowledged
@@ -248,7 +348,10 @@ impl Counter {
             }
         }
         progress.finish_and_clear();
-        tally
+        if let (Some(log), Ok(())) = (self.ack_log.take(), &logged) {
+            logged = log.end();
+        }
+        (tally, logged)
     }
 
     fn stop_for(&self, why: Stop) {
@@ -332,11 +435,13 @@ fn outcome(tally: &Tally, sent: anyhow::Result<bool>, stop: Option<Stop>) -> any
     }
     sent?;
     match stop {
+        // Its log failed: that is said elsewhere.
+        Some(Stop::Failed) => Ok(()),
         Some(Stop::Interrupted) if tally.open > 0 => bail!(
             "interrupted; whether {} more that were sent are stored is not known",
             tally.open
         ),
-        Some(_) => bail!("interrupted; all that was sent is acknowledged"),
+        Some(Stop::Interrupted) => bail!("interrupted; all that was sent is acknowledged"),
         None => Ok(()),
     }
 }

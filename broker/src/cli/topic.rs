@@ -116,7 +116,7 @@ pub fn run(command: &TopicCommand, global: &Global) -> anyhow::Result<()> {
                     }),
                     unclean_election: *unclean_election,
                 };
-                let topic = client.create_topic(name, settings).await?;
+                let topic = client.admin().create_topic(name, settings).await?;
                 if global.json {
                     return print_json(&topic);
                 }
@@ -132,7 +132,10 @@ pub fn run(command: &TopicCommand, global: &Global) -> anyhow::Result<()> {
                 name,
                 sync_followers,
             } => {
-                client.set_sync_followers(name, *sync_followers).await?;
+                client
+                    .admin()
+                    .set_sync_followers(name, *sync_followers)
+                    .await?;
                 if global.json {
                     return print_json(&client.topic(name).await?);
                 }
@@ -141,7 +144,7 @@ pub fn run(command: &TopicCommand, global: &Global) -> anyhow::Result<()> {
             TopicCommand::List => list_topics(&client, global.json),
             TopicCommand::Describe { name } => describe(&client, name, global.json).await,
             TopicCommand::Delete { name, .. } => {
-                client.delete_topic(name).await?;
+                client.admin().delete_topic(name).await?;
                 if global.json {
                     return print_json(&json!({"deleted": name}));
                 }
@@ -207,6 +210,7 @@ async fn statuses(
             let leader = topic.partitions[index].leader;
             let status = match leader {
                 Some(_) => client
+                    .admin()
                     .partition_status_within(&topic, partition, false, STATUS_LIMIT)
                     .await
                     .map_err(|error| error.to_string()),
@@ -225,7 +229,7 @@ async fn statuses(
 
 /// What is wrong with partitions of this topic, and why, as the controller says.
 async fn troubles(client: &Client, name: &str) -> BTreeMap<usize, String> {
-    let why = match timeout(STATUS_LIMIT, client.cluster_status()).await {
+    let why = match timeout(STATUS_LIMIT, client.admin().cluster_status()).await {
         Ok(Ok(status)) => {
             let troubles = status.troubles.into_iter();
             return troubles

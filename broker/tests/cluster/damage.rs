@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use baton_client::{ProducerConfig, Record, TopicSettings};
+use baton_client::{Record, TopicSettings};
 
 use crate::harness::{Cluster, PATIENCE, baton, free_ports, whole};
 
@@ -54,13 +54,13 @@ async fn damage_that_no_start_looks_for_is_found_and_made_good() {
         sync_followers: Some(2),
         ..TopicSettings::default()
     };
-    client.create_topic(TOPIC, settings).await.expect("made");
-    let producer = client.producer(TOPIC, ProducerConfig::default());
-    let producer = producer.await.expect("a producer");
+    let made = client.admin().create_topic(TOPIC, settings).await;
+    made.expect("made");
+    let producer = client.producer().build().await.expect("a producer");
     for number in 0..200u32 {
         let value = format!("{number} {}", "x".repeat(500));
-        let ack = producer.send(Record::value(value)).await.expect("sent");
-        ack.wait().await.expect("acknowledged");
+        let ack = producer.send(Record::to(TOPIC).value(value)).await;
+        ack.expect("sent").await.expect("acknowledged");
     }
     whole(&client, TOPIC, 0).await;
     drop((producer, client));
@@ -78,10 +78,9 @@ async fn damage_that_no_start_looks_for_is_found_and_made_good() {
     assert!(!hit.join("recheck").exists());
     // One that all three hold: with all that is before it.
     let client = cluster.client().await;
-    let producer = client.producer(TOPIC, ProducerConfig::default());
-    let producer = producer.await.expect("a producer");
-    let ack = producer.send(Record::value("after")).await.expect("sent");
-    ack.wait().await.expect("acknowledged");
+    let producer = client.producer().build().await.expect("a producer");
+    let ack = producer.send(Record::to(TOPIC).value("after")).await;
+    ack.expect("sent").await.expect("acknowledged");
     whole(&client, TOPIC, 0).await;
     drop((producer, client));
     cluster.end();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use baton_client::{Ack, Client, ProducerConfig, ReaderConfig, Record, TopicSettings};
+use baton_client::{Ack, Client, Compression, Record, Start, TopicSettings, Until};
 use baton_protocol::ids::{Offset, PartitionIndex};
 use baton_protocol::metadata::Flush;
 use rustix::process::Signal;
@@ -17,71 +17,46 @@ const TOPIC: &str = "numbers";
 
 /// Sends numbers, paced, until told to stop; then waits for every acknowledgement. How many.
 async fn produce(client: Client, mut stop: mpsc::Receiver<()>) -> u64 {
-    let producer = client
-        .producer(TOPIC, ProducerConfig::default())
-        .await
-        .expect("producer");
+    let settings = client.producer().compression(Compression::Lz4);
+    let producer = settings.build().await.expect("producer");
     let mut acks: Vec<Ack> = Vec::new();
     let mut pace = tokio::time::interval(Duration::from_millis(5));
     let mut number = 0u64;
     while stop.try_recv().is_err() {
         pace.tick().await;
         for _ in 0..10 {
-            acks.push(
-                producer
-                    .send(Record::value(number.to_string()))
-                    .await
-                    .expect("sent"),
-            );
+            let record = Record::to(TOPIC).value(number.to_string());
+            acks.push(producer.send(record).await.expect("sent"));
             number += 1;
         }
     }
     for ack in acks {
-        ack.wait().await.expect("acknowledged");
+        ack.await.expect("acknowledged");
     }
     number
 }
 
 /// Reads everything: each number once, in rising order within its partition.
 async fn check(client: &Client, sent: u64) {
-    let topic = client.topic(TOPIC).await.expect("topic");
-    let mut ends = BTreeMap::new();
-    for index in 0..topic.partitions.len() as u32 {
-        let status = client
-            .partition_status(&topic, PartitionIndex(index), true)
-            .await
-            .expect("status");
-        ends.insert(PartitionIndex(index), status.high_watermark);
-    }
-    let mut reader = client
-        .reader(TOPIC, ReaderConfig::default())
-        .await
-        .expect("reader");
+    let reader = client.reader(TOPIC).from(Start::Earliest);
+    let mut reader = reader.until(Until::End).build().await.expect("reader");
     let mut seen = vec![0u32; sent as usize];
     let mut last: BTreeMap<PartitionIndex, (Offset, u64)> = BTreeMap::new();
-    while !ends.is_empty() {
-        let chunk = tokio::time::timeout(PATIENCE, reader.next())
-            .await
-            .expect("in time");
-        let chunk = chunk.expect("more").expect("readable");
-        for record in &chunk.records {
-            let text =
-                String::from_utf8(record.value.clone().expect("a value").to_vec()).expect("text");
-            let number: u64 = text.parse().expect("a number");
-            seen[number as usize] += 1;
-            let here = (record.offset, number);
-            if let Some(before) = last.insert(record.partition, here) {
-                assert!(
-                    before.0 < here.0 && before.1 < here.1,
-                    "{before:?} before {here:?}"
-                );
-            }
-        }
-        if ends
-            .get(&chunk.partition)
-            .is_some_and(|end| chunk.next >= *end)
-        {
-            ends.remove(&chunk.partition);
+    loop {
+        let message = tokio::time::timeout(PATIENCE, reader.next()).await;
+        let Some(message) = message.expect("in time") else {
+            break;
+        };
+        let message = message.expect("readable");
+        let text = String::from_utf8(message.value.expect("a value").to_vec()).expect("text");
+        let number: u64 = text.parse().expect("a number");
+        seen[number as usize] += 1;
+        let here = (message.offset, number);
+        if let Some(before) = last.insert(message.partition, here) {
+            assert!(
+                before.0 < here.0 && before.1 < here.1,
+                "{before:?} before {here:?}"
+            );
         }
     }
     for (number, times) in seen.iter().enumerate() {
@@ -149,6 +124,7 @@ async fn survive(flush: Flush, faults: &[Fault]) {
     let cluster = Cluster::start(dir.path(), free_ports());
     let client = cluster.client().await;
     client
+        .admin()
         .create_topic(
             TOPIC,
             TopicSettings {

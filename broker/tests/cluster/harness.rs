@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use baton_client::{Client, ClientConfig};
+use baton_client::Client;
 use baton_protocol::ids::{LeaderEpoch, PartitionIndex};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -88,7 +88,8 @@ impl Cluster {
     }
 
     pub async fn client(&self) -> Client {
-        Client::connect(ClientConfig::new(self.bootstrap()))
+        Client::builder(self.bootstrap())
+            .connect()
             .await
             .expect("connects")
     }

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use baton_client::{ProducerConfig, Record, TopicSettings};
+use baton_client::{Record, TopicSettings};
 use baton_protocol::batch::BatchBuilder;
 use baton_protocol::client::{Acks, ClientRequest, RequestBody, ResponseBody, ServerMessage};
 use baton_protocol::error::ErrorCode;
@@ -69,6 +69,7 @@ async fn nonsense_is_refused_and_the_broker_serves_on() {
     let cluster = Cluster::start(dir.path(), free_ports());
     let client = cluster.client().await;
     let topic = client
+        .admin()
         .create_topic("t", TopicSettings::default())
         .await
         .expect("made");
@@ -162,17 +163,9 @@ async fn nonsense_is_refused_and_the_broker_serves_on() {
         "the same connection serves on: {served:?}"
     );
 
-    let producer = client
-        .producer("t", ProducerConfig::default())
-        .await
-        .expect("producer");
-    producer
-        .send(Record::value("after"))
-        .await
-        .expect("sent")
-        .wait()
-        .await
-        .expect("stored");
+    let producer = client.producer().build().await.expect("producer");
+    let after = producer.send(Record::to("t").value("after")).await;
+    after.expect("sent").await.expect("stored");
 
     for socket in &mut silent {
         assert!(answer(socket).is_none(), "nobody is waited for for ever");

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
-use baton_client::{ProducerConfig, Record, TopicSettings};
+use baton_client::{Record, TopicSettings};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use crate::harness::{Cluster, PATIENCE, baton, free_ports};
@@ -200,26 +200,16 @@ async fn work_on_a_deleted_topic_fails_at_once() {
     let cluster = Cluster::start(dir.path(), free_ports());
     let client = cluster.client().await;
     client
+        .admin()
         .create_topic("brief", TopicSettings::default())
         .await
         .expect("made");
-    let producer = client
-        .producer("brief", ProducerConfig::default())
-        .await
-        .expect("producer");
-    producer
-        .send(Record::value("a"))
-        .await
-        .expect("sent")
-        .wait()
-        .await
-        .expect("stored");
-    client.delete_topic("brief").await.expect("deleted");
-    let late = producer
-        .send(Record::value("b"))
-        .await
-        .expect("taken")
-        .wait();
+    let producer = client.producer().build().await.expect("producer");
+    let brief = |value: &'static str| Record::to("brief").value(value);
+    let ack = producer.send(brief("a")).await.expect("sent");
+    ack.await.expect("stored");
+    client.admin().delete_topic("brief").await.expect("deleted");
+    let late = producer.send(brief("b")).await.expect("taken");
     let error = tokio::time::timeout(PATIENCE, late)
         .await
         .expect("in time")
@@ -325,18 +315,15 @@ async fn records_are_accounted_for_and_come_back_as_they_were() {
 
     // A refused record takes no room: with room for one, many can be refused.
     let client = cluster.client().await;
-    let config = ProducerConfig {
-        buffer_bytes_max: 100,
-        ..ProducerConfig::default()
-    };
-    let producer = client.producer("t", config).await.expect("producer");
+    let small = client.producer().max_in_flight_bytes(100);
+    let producer = small.build().await.expect("producer");
     for _ in 0..100 {
-        let lost = producer.send(Record::value("x".repeat(50)).partition(7));
+        let lost = producer.send(Record::to("t").value("x".repeat(50)).partition(7));
         let lost = tokio::time::timeout(PATIENCE, lost).await;
         lost.expect("in time").expect_err("no such partition");
     }
-    let kept = producer.send(Record::value("x")).await.expect("taken");
-    kept.wait().await.expect("stored");
+    let kept = producer.send(Record::to("t").value("x")).await;
+    kept.expect("taken").await.expect("stored");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -377,4 +364,111 @@ async fn a_change_without_an_answer_is_not_called_a_failure() {
     );
     cluster.signal(2, Signal::CONT);
     cluster.signal(3, Signal::CONT);
+}
+
+#[test]
+fn headers_compression_and_places_go_in_and_come_out() {
+    let dir = tempfile::tempdir().expect("dir");
+    let cluster = Cluster::start(dir.path(), free_ports());
+    let made = cluster.run(&["topic", "create", "t", "--partitions", "2"]);
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    let log = dir.path().join("acks");
+    let log = log.to_str().expect("a path");
+    for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
+        let args = [
+            "produce",
+            "t",
+            "--key-separator",
+            "=",
+            "--partition",
+            "1",
+            "--header",
+            "a=1",
+            "--header",
+            "codec=x=y",
+            "--compression",
+            codec,
+            "--ack-log",
+            log,
+        ];
+        let produced = feed(&cluster, &args, b"k=one\nk=two\n");
+        assert!(produced.status.success(), "{}", text(&produced.stderr));
+    }
+    let acks = std::fs::read_to_string(log).expect("a log");
+    let acks: Vec<Vec<&str>> = acks
+        .lines()
+        .map(|line| line.split('\t').collect())
+        .collect();
+    assert_eq!(acks.len(), 10, "what was there is kept");
+    assert_eq!((acks[1][0], acks[1][1], acks[2][0]), ("2", "1", "1"));
+
+    let format = "{topic}/{partition}@{offset}#{epoch} {key}={value} {header:codec} ({headers})";
+    let from = format!("1:{}", acks[9][2]);
+    let last = cluster.run(&[
+        "consume",
+        "t",
+        "--from",
+        &from,
+        "--until-end",
+        "--format",
+        format,
+    ]);
+    let (offset, epoch) = (acks[9][2], acks[9][3]);
+    let expected = format!("t/1@{offset}#{epoch} k=two x=y (a=1,codec=x=y)\n");
+    assert_eq!(text(&last.stdout), expected, "{}", text(&last.stderr));
+    let values = [
+        "consume",
+        "t",
+        "--from",
+        "earliest",
+        "--count",
+        "3",
+        "--format",
+        "{value}\\c",
+    ];
+    assert_eq!(text(&cluster.run(&values).stdout), "onetwoone");
+    let json = cluster.run(&["consume", "t", "--from-start", "--count", "1", "--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).expect("JSON");
+    assert_eq!(
+        json["headers"][0],
+        serde_json::json!({"name": "a", "value": "1"})
+    );
+    for bad in [
+        &["consume", "t", "--format", "{nothing}"][..],
+        &["consume", "t", "--from", "yesterday"],
+        &["consume", "t", "--format", "{key}", "--json"],
+        &["produce", "t", "--header", "none"],
+    ] {
+        assert_eq!(cluster.run(bad).status.code(), Some(2), "{bad:?}");
+    }
+    let unwritable = feed(
+        &cluster,
+        &["produce", "t", "--ack-log", "/nowhere/acks"],
+        b"a\n",
+    );
+    assert_eq!(unwritable.status.code(), Some(1));
+    assert!(text(&unwritable.stderr).contains("/nowhere/acks"));
+}
+
+#[test]
+fn shells_and_man_are_told_what_the_help_says() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let output = baton().args(["completions", shell]).output().expect("runs");
+        assert!(output.status.success());
+        assert!(text(&output.stdout).contains("hand-over"), "{shell}");
+    }
+    for (words, said) in [
+        (&[][..], "replicated message log"),
+        (&["topic", "create"], "sync"),
+    ] {
+        let output = baton().arg("man").args(words).output().expect("runs");
+        let page = text(&output.stdout);
+        assert!(
+            page.starts_with(".ie") || page.contains(".TH baton"),
+            "{page}"
+        );
+        assert!(page.contains(said), "{page}");
+    }
+    let unknown = baton().args(["man", "nothing"]).output().expect("runs");
+    assert_eq!(unknown.status.code(), Some(1));
 }

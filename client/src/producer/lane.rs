@@ -6,25 +6,30 @@
 //! id: only batches that were never sent go on under it, so nothing can be stored twice.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use baton_protocol::batch::ProducerState;
 use baton_protocol::client::{Acks, RequestBody, ResponseBody};
 use baton_protocol::error::ErrorCode;
-use baton_protocol::ids::{BrokerId, ProducerId, TopicPartition};
+use baton_protocol::ids::{BrokerId, ProducerId};
 use baton_protocol::metadata::ClusterView;
 use bytes::Bytes;
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
+use tracing::{debug, debug_span};
 
+use super::Core;
+use super::builder::ProducerConfig;
+use super::fate::{Debt, Stored};
+use super::intake::{Intake, OpenBatch};
+use super::topic::Topic;
 use crate::attempts::later;
-use crate::client::{Client, leader_in};
+use crate::backoff::Backoff;
 use crate::connection::Connection;
 use crate::error::{Error, ErrorKind, Result};
-use crate::intake::{Debt, Intake, OpenBatch};
-use crate::producer::ProducerConfig;
-use crate::record::RecordMetadata;
+use crate::place::Place;
 
 /// Most batches on their way: what a broker remembers of a producer.
 const IN_FLIGHT_MAX: usize = 5;
@@ -38,28 +43,32 @@ const BACKOFF_MAX: Duration = Duration::from_millis(100);
 /// How long a producer id is asked for before it is said what the trouble is.
 const IDENTITY_ATTEMPT: Duration = Duration::from_secs(2);
 
+/// How long an answer may take beyond what the broker was told to wait for its followers. After that
+/// the connection is given up: it may be dead, and holds what was sent by it.
+const ANSWER_GRACE: Duration = Duration::from_secs(5);
+
 struct InFlight {
     batch: Bytes,
     debt: Debt,
     room: usize,
     deadline: Instant,
+    sent_at: Instant,
     answer: Option<oneshot::Receiver<Result<ResponseBody>>>,
 }
 
 /// A partition's lane.
 pub(crate) struct Lane {
-    client: Client,
-    partition: TopicPartition,
-    config: ProducerConfig,
-    intake: Arc<Intake>,
-    room: Arc<Semaphore>,
-    failure: Arc<Mutex<Option<Error>>>,
+    core: Arc<Core>,
+    topic: Arc<Topic>,
+    partition: usize,
     producer: Option<(ProducerId, u16)>,
     next_sequence: u32,
     in_flight: VecDeque<InFlight>,
     leader: Option<(BrokerId, Connection)>,
     view: watch::Receiver<Arc<ClusterView>>,
-    backoff: Duration,
+    backoff: Backoff,
+    /// It has nothing left that its end could decide.
+    is_done: bool,
 }
 
 /// Why the lane goes on.
@@ -72,37 +81,42 @@ enum Event {
     View,
     /// The oldest batch's time is up.
     Overdue,
-    /// The producer is gone, and everything is decided.
-    End,
+    /// The broker does not answer.
+    Silence,
+    /// There has been nothing to do for long, or the producer is gone.
+    Idle,
 }
 
 impl Lane {
-    pub fn new(
-        client: Client,
-        partition: TopicPartition,
-        config: ProducerConfig,
-        intake: Arc<Intake>,
-        room: Arc<Semaphore>,
-        failure: Arc<Mutex<Option<Error>>>,
-    ) -> Self {
-        let view = client.inner.metadata.watch();
+    pub fn new(core: Arc<Core>, topic: Arc<Topic>, partition: usize) -> Self {
+        let view = core.client.inner.metadata.watch();
         Lane {
-            client,
+            core,
+            topic,
             partition,
-            config,
-            intake,
-            room,
-            failure,
             producer: None,
             next_sequence: 0,
             in_flight: VecDeque::new(),
             leader: None,
             view,
-            backoff: BACKOFF_MIN,
+            backoff: Backoff::new(BACKOFF_MIN, BACKOFF_MAX),
+            is_done: false,
         }
     }
 
-    /// Delivers until the producer is gone and nothing is left.
+    fn intake(&self) -> &Intake {
+        &self.topic.intakes[self.partition]
+    }
+
+    fn place(&self) -> &Place {
+        &self.intake().place
+    }
+
+    fn config(&self) -> &ProducerConfig {
+        &self.core.config
+    }
+
+    /// Delivers until nothing is left and nothing more comes.
     pub async fn run(mut self) {
         loop {
             self.take_in().await;
@@ -112,7 +126,13 @@ impl Lane {
                 Event::Answer(result) => self.on_answer(result).await,
                 Event::View => self.on_view(),
                 Event::Overdue => self.give_up(),
-                Event::End => return,
+                Event::Silence => self.on_silence(),
+                Event::Idle => {
+                    if self.intake().let_lane_go() {
+                        self.is_done = true;
+                        return;
+                    }
+                }
             }
         }
     }
@@ -122,11 +142,14 @@ impl Lane {
     /// Takes batches that are full or have lingered long enough, and gives them their sequences.
     async fn take_in(&mut self) {
         while self.in_flight.len() < IN_FLIGHT_MAX {
-            let Some(open) = self.intake.take(self.config.linger) else {
+            let Some(open) = self.intake().take(self.config().linger) else {
                 return;
             };
-            let deadline = later(open.opened_at, self.config.delivery_timeout);
-            let state = if self.config.acks == Acks::None {
+            let deadline = later(open.opened_at, self.config().delivery_timeout);
+            if !open.is_full {
+                self.topic.move_on();
+            }
+            let state = if self.config().acks == Acks::None {
                 // What is sent once needs no sequence; and one that was lost on its way would make
                 // all that follow it look out of order.
                 None
@@ -137,13 +160,26 @@ impl Lane {
                 };
                 Some(self.next_state(id, epoch, open.builder.records()))
             };
-            self.in_flight.push_back(InFlight {
-                batch: open.builder.build(state),
-                debt: open.debt,
-                room: open.room,
-                deadline,
-                answer: None,
-            });
+            let records = open.builder.records();
+            match open.builder.build_with(state, self.config().compression) {
+                Ok(batch) => {
+                    let (place, bytes) = (self.place(), batch.len());
+                    debug!(%place, records, bytes, "batch taken in");
+                    self.in_flight.push_back(InFlight {
+                        batch,
+                        debt: open.debt,
+                        room: open.room,
+                        deadline,
+                        sent_at: Instant::now(),
+                        answer: None,
+                    });
+                }
+                // Its sequence is used up: what follows begins anew.
+                Err(error) => {
+                    self.conclude(open.debt, open.room, Err(error.into()));
+                    self.fail_sent();
+                }
+            }
         }
     }
 
@@ -161,10 +197,15 @@ impl Lane {
     async fn identity(&mut self, deadline: Instant) -> Option<(ProducerId, u16)> {
         while self.producer.is_none() && Instant::now() < deadline {
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.client.init_producer(left.min(IDENTITY_ATTEMPT)).await {
+            match self
+                .core
+                .client
+                .init_producer(left.min(IDENTITY_ATTEMPT))
+                .await
+            {
                 Ok(identity) => self.producer = Some(identity),
                 Err(error) => {
-                    self.intake.set_trouble(Some(error));
+                    self.intake().set_trouble(Some(error));
                     sleep(BACKOFF_MAX).await;
                 }
             }
@@ -184,34 +225,35 @@ impl Lane {
         if self.in_flight.iter().all(|batch| batch.answer.is_some()) {
             return;
         }
-        if let Err(error) = self.client.check_exists(self.partition) {
+        if let Err(error) = self.core.client.check_exists(self.place()) {
+            self.topic.is_gone.store(true, Ordering::Relaxed);
             return self.fail_front(error);
         }
         let Some(connection) = self.leader_connection().await else {
             return;
         };
         let body = RequestBody::Produce {
-            topic: self.partition.topic,
-            partition: self.partition.partition,
-            acks: self.config.acks,
-            timeout_ms: u32::try_from(self.config.commit_timeout.as_millis()).unwrap_or(u32::MAX),
+            topic: self.place().id.topic,
+            partition: self.place().id.partition,
+            acks: self.config().acks,
+            timeout_ms: u32::try_from(self.config().commit_timeout.as_millis()).unwrap_or(u32::MAX),
         };
-        if self.config.acks == Acks::None {
+        if self.config().acks == Acks::None {
             return self.send_unanswered(&connection, &body);
         }
-        for batch in self
-            .in_flight
-            .iter_mut()
-            .filter(|batch| batch.answer.is_none())
-        {
+        let span = debug_span!("deliver", place = %self.place(), to = connection.address());
+        let _entered = span.enter();
+        let unsent = self.in_flight.iter_mut().filter(|b| b.answer.is_none());
+        let sent = unsent.into_iter().try_for_each(|batch| {
             batch.debt.sent = true;
-            match connection.send(body.clone(), batch.batch.clone()) {
-                Ok(answer) => batch.answer = Some(answer),
-                Err(error) => {
-                    self.intake.set_trouble(Some(error));
-                    return self.start_over();
-                }
-            }
+            batch.sent_at = Instant::now();
+            let answer = connection.send(body.clone(), batch.batch.clone())?;
+            batch.answer = Some(answer);
+            Ok(())
+        });
+        if let Err(error) = sent {
+            self.intake().set_trouble(Some(error));
+            self.start_over();
         }
     }
 
@@ -219,16 +261,15 @@ impl Lane {
     fn send_unanswered(&mut self, connection: &Connection, body: &RequestBody) {
         while let Some(batch) = self.in_flight.front() {
             if let Err(error) = connection.tell(body.clone(), batch.batch.clone()) {
-                self.intake.set_trouble(Some(error));
+                self.intake().set_trouble(Some(error));
                 return self.start_over();
             }
             if let Some(batch) = self.in_flight.pop_front() {
-                let metadata = RecordMetadata {
-                    partition: self.partition.partition,
-                    offset: None,
+                let stored = Stored {
+                    base_offset: None,
                     epoch: None,
                 };
-                self.conclude(batch.debt, batch.room, Ok(metadata));
+                self.conclude(batch.debt, batch.room, Ok(stored));
             }
         }
     }
@@ -238,19 +279,20 @@ impl Lane {
             return Some(connection.clone());
         }
         self.leader = None;
-        let Some((leader, address)) = self.client.leader(self.partition) else {
-            let text = "the partition has no leader at the moment";
-            let error = Error::new(ErrorKind::Unreachable, text);
-            self.intake.set_trouble(Some(error));
-            return None;
+        let (leader, address) = match self.core.client.leader(self.place()) {
+            Ok(found) => found,
+            Err(error) => {
+                self.intake().set_trouble(Some(error));
+                return None;
+            }
         };
-        match self.client.connection(&address).await {
+        match self.core.client.connection(&address).await {
             Ok(connection) => {
                 self.leader = Some((leader, connection.clone()));
                 Some(connection)
             }
             Err(error) => {
-                self.intake.set_trouble(Some(error));
+                self.intake().set_trouble(Some(error));
                 None
             }
         }
@@ -267,21 +309,33 @@ impl Lane {
     // ---- waiting ----------------------------------------------------------------------------
 
     async fn next_event(&mut self) -> Event {
-        let linger = self.intake.linger_deadline(self.config.linger);
+        let intake = &self.topic.intakes[self.partition];
+        let config = &self.core.config;
+        let linger = intake.linger_deadline(config.linger);
+        let linger = async {
+            match linger {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        let full = self.in_flight.len() >= IN_FLIGHT_MAX;
         let Some(first) = self.in_flight.front_mut() else {
-            if self.intake.is_done() {
-                return Event::End;
+            if intake.lock().is_closed {
+                return Event::Idle;
             }
             return tokio::select! {
-                () = self.intake.news.notified() => Event::News,
-                () = sleep_until(linger) => Event::News,
+                () = intake.news.notified() => Event::News,
+                () = linger => Event::News,
+                () = sleep(config.idle_timeout) => Event::Idle,
             };
         };
-        let (deadline, room) = (first.deadline, IN_FLIGHT_MAX);
-        let retry_at = Instant::now() + self.backoff;
-        let full = self.in_flight.len() >= room;
-        let first = &mut self.in_flight[0];
+        let deadline = first.deadline;
+        let silence = later(first.sent_at, config.commit_timeout + ANSWER_GRACE);
         let waiting = first.answer.is_none();
+        let retry_in = match waiting {
+            true => self.backoff.pause(),
+            false => Duration::ZERO,
+        };
         let answer = async {
             match first.answer.as_mut() {
                 Some(answer) => match answer.await {
@@ -301,21 +355,31 @@ impl Lane {
                 Ok(()) => Event::View,
                 Err(_) => Event::Overdue,
             },
-            () = sleep_until(retry_at), if waiting => {
-                self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
-                Event::News
-            }
+            () = sleep(retry_in), if waiting => Event::News,
             () = sleep_until(deadline) => Event::Overdue,
-            () = self.intake.news.notified(), if !full => Event::News,
-            () = sleep_until(linger), if !full => Event::News,
+            () = sleep_until(silence), if !waiting => Event::Silence,
+            () = intake.news.notified(), if !full => Event::News,
+            () = linger, if !full => Event::News,
         }
+    }
+
+    /// The connection may be dead without anybody having said so. It holds what was sent by it, so it
+    /// is given up as a whole.
+    fn on_silence(&mut self) {
+        if let Some((_, connection)) = self.leader.take() {
+            connection.give_up("no answer to what was sent");
+            let text = format!("broker at {}: no answer", connection.address());
+            let error = Error::new(ErrorKind::Unreachable, text);
+            self.intake().set_trouble(Some(error));
+        }
+        self.start_over();
     }
 
     /// The partition may have another leader now: one that is frozen answers nothing, so this is
     /// not left to its connection.
     fn on_view(&mut self) {
         let view = self.view.borrow_and_update().clone();
-        let leader = leader_in(&view, self.partition);
+        let leader = self.place().leader_in(&view);
         let moved = self
             .leader
             .as_ref()
@@ -323,7 +387,7 @@ impl Lane {
         if moved {
             self.start_over();
         }
-        self.backoff = BACKOFF_MIN;
+        self.backoff.reset();
     }
 
     // ---- answers ----------------------------------------------------------------------------
@@ -331,30 +395,29 @@ impl Lane {
     async fn on_answer(&mut self, result: Result<ResponseBody>) {
         match result {
             Ok(ResponseBody::Produced { base_offset, epoch }) => {
-                self.backoff = BACKOFF_MIN;
-                self.intake.set_trouble(None);
+                self.backoff.reset();
+                self.intake().set_trouble(None);
                 if let Some(batch) = self.in_flight.pop_front() {
-                    let metadata = RecordMetadata {
-                        partition: self.partition.partition,
-                        offset: base_offset,
+                    let stored = Stored {
+                        base_offset,
                         epoch: Some(epoch),
                     };
-                    self.conclude(batch.debt, batch.room, Ok(metadata));
+                    self.conclude(batch.debt, batch.room, Ok(stored));
                 }
             }
             Ok(other) => {
                 let text = format!("a produce request was answered with {other:?}");
                 self.fail_front(Error::new(ErrorKind::Corrupt, text));
             }
-            Err(error) if self.client.can_succeed_later(self.partition, &error) => {
-                tracing::debug!(partition = %self.partition, %error, "sent again");
+            Err(error) if self.core.client.can_succeed_later(self.place(), &error) => {
+                debug!(place = %self.place(), %error, "sent again");
                 let moved = matches!(
                     error.code(),
                     None | Some(
                         ErrorCode::NotLeader | ErrorCode::LeaderChanged | ErrorCode::NoLeader
                     )
                 );
-                self.intake.set_trouble(Some(error));
+                self.intake().set_trouble(Some(error));
                 self.start_over();
                 self.wait_a_little(moved).await;
             }
@@ -365,8 +428,7 @@ impl Lane {
     /// Waits before what failed is sent again; where another leader is due, only until the metadata
     /// show something new.
     async fn wait_a_little(&mut self, for_leader: bool) {
-        let pause = self.backoff;
-        self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
+        let pause = self.backoff.pause();
         tokio::select! {
             () = sleep(pause) => {}
             _ = self.view.changed(), if for_leader => self.on_view(),
@@ -376,19 +438,26 @@ impl Lane {
     /// The oldest batch failed for good. Those sent after it under the same id cannot be stored
     /// any more (their sequence does not follow), or are: which one is not known, so they fail too.
     fn fail_front(&mut self, error: Error) {
-        self.intake.set_trouble(Some(error.clone()));
+        let error = error.at(self.place());
+        self.intake().set_trouble(Some(error.clone()));
         if let Some(batch) = self.in_flight.pop_front() {
             self.conclude(batch.debt, batch.room, Err(error));
         }
         self.fail_sent();
     }
 
-    /// The oldest batch's time is up.
+    /// The oldest batch's time is up. A connection that does not answer still holds it.
     fn give_up(&mut self) {
-        if let Some(batch) = self.in_flight.pop_front() {
-            let error = self.not_delivered(&batch.debt);
-            self.conclude(batch.debt, batch.room, Err(error));
+        let Some(batch) = self.in_flight.pop_front() else {
+            return;
+        };
+        if batch.answer.is_some()
+            && let Some((_, connection)) = self.leader.take()
+        {
+            connection.give_up("no answer within the delivery timeout");
         }
+        let error = self.not_delivered(&batch.debt);
+        self.conclude(batch.debt, batch.room, Err(error));
         self.fail_sent();
     }
 
@@ -405,18 +474,18 @@ impl Lane {
     }
 
     fn not_delivered(&self, debt: &Debt) -> Error {
-        let last = self.intake.trouble();
-        Error::delivery(self.partition.partition, debt.sent, last.as_ref())
+        let last = self.intake().trouble();
+        Error::delivery(self.place(), debt.sent, last.as_ref())
     }
 
-    fn conclude(&self, debt: Debt, room: usize, result: Result<RecordMetadata>) {
+    fn conclude(&self, debt: Debt, room: usize, result: Result<Stored>) {
         if let Err(error) = &result {
-            let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-            failure.get_or_insert_with(|| error.clone());
+            debug!(place = %self.place(), %error, "batch given up");
+            self.core.failure().get_or_insert_with(|| error.clone());
         }
         debt.pay(result);
-        self.room.add_permits(room);
-        self.intake.put_down();
+        self.core.room.add_permits(room);
+        self.intake().put_down();
     }
 }
 
@@ -424,15 +493,20 @@ impl Lane {
 /// to be idle.
 impl Drop for Lane {
     fn drop(&mut self) {
-        self.in_flight.clear();
-        self.room.close();
-        if self.intake.end() {
-            let error = Error::new(
-                ErrorKind::Closed,
-                "the producer ended before all was decided",
-            );
-            let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-            failure.get_or_insert(error);
+        if self.is_done {
+            return;
         }
+        let left = self.intake().abandon();
+        let in_hand: usize = self.in_flight.iter().map(|batch| batch.room).sum();
+        let waiting: usize = left.iter().map(|batch| batch.room).sum();
+        let error = Error::new(
+            ErrorKind::Closed,
+            "the producer ended before all was decided",
+        );
+        let error = error.at(self.place());
+        self.core.failure().get_or_insert(error);
+        self.in_flight.clear();
+        drop(left);
+        self.core.room.add_permits(in_hand + waiting);
     }
 }

@@ -1,0 +1,208 @@
+//! What a reader reads, from where, and how much of it waits.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use baton_protocol::batch::EXPANDED_BYTES_MAX;
+use baton_protocol::ids::{Offset, PartitionIndex, TopicPartition};
+use baton_protocol::metadata::TopicRecord;
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+
+use super::Reader;
+use crate::client::Client;
+use crate::error::{Error, ErrorKind, Result};
+use crate::place::Place;
+use crate::streaming::{Source, Streams};
+
+/// The least credit of a partition: one byte lets a broker push one message.
+const CREDIT_BYTES_MIN: u64 = 1;
+
+/// Leaders that are asked at the same time for where their logs begin and end.
+const QUESTIONS_AT_ONCE: usize = 64;
+
+/// Where reading begins.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Start {
+    /// At the first offset there is.
+    Earliest,
+    /// At the end of what is committed when the reader is built: the next record that comes. The
+    /// default.
+    #[default]
+    Latest,
+    /// At this offset, in every partition that is read.
+    Offset(Offset),
+    /// At these offsets; a partition that is not named begins at the first one there is.
+    Offsets(BTreeMap<PartitionIndex, Offset>),
+}
+
+/// Where reading ends.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Until {
+    /// Nowhere: the reader waits for what comes. The default.
+    #[default]
+    Forever,
+    /// At the end of what is committed when the reader is built.
+    End,
+    /// Before these offsets; a partition that is not named is read without end.
+    Offsets(BTreeMap<PartitionIndex, Offset>),
+}
+
+/// A reader's settings; see [`Client::reader`].
+#[derive(Clone)]
+#[must_use = "nothing is read before `build`"]
+pub struct ReaderBuilder {
+    client: Client,
+    topic: Arc<str>,
+    partitions: Option<Vec<PartitionIndex>>,
+    start: Start,
+    until: Until,
+    credit_bytes: u64,
+    expanded_bytes_max: usize,
+}
+
+impl ReaderBuilder {
+    pub(crate) fn new(client: Client, topic: Arc<str>) -> Self {
+        ReaderBuilder {
+            client,
+            topic,
+            partitions: None,
+            start: Start::default(),
+            until: Until::default(),
+            credit_bytes: 32 << 20,
+            expanded_bytes_max: EXPANDED_BYTES_MAX,
+        }
+    }
+
+    /// The partitions to read; all by default.
+    pub fn partitions(mut self, partitions: impl IntoIterator<Item = u32>) -> Self {
+        let mut partitions: Vec<_> = partitions.into_iter().map(PartitionIndex).collect();
+        partitions.sort_unstable();
+        partitions.dedup();
+        self.partitions = Some(partitions);
+        self
+    }
+
+    /// Where to begin; [`Start::Latest`] by default.
+    pub fn from(mut self, start: Start) -> Self {
+        self.start = start;
+        self
+    }
+
+    /// Where to end; [`Until::Forever`] by default.
+    pub fn until(mut self, until: Until) -> Self {
+        self.until = until;
+        self
+    }
+
+    /// How many bytes may wait to be taken, of all partitions together; 32 MiB by default. Each
+    /// partition gets an equal share. A broker may overdraw a share by one message: 256 KiB, or one
+    /// batch where that is larger.
+    pub fn credit_bytes(mut self, bytes: u64) -> Self {
+        self.credit_bytes = bytes;
+        self
+    }
+
+    /// How large a compressed batch may become; 64 MiB by default. One that is larger is an error.
+    /// One batch at a time is expanded, as its records are taken.
+    pub fn expanded_bytes_max(mut self, bytes: usize) -> Self {
+        self.expanded_bytes_max = bytes;
+        self
+    }
+
+    /// The reader.
+    ///
+    /// # Errors
+    /// [`ErrorKind::UnknownTopic`], [`ErrorKind::UnknownPartition`];
+    /// [`ErrorKind::OffsetOutOfRange`] for an end that lies beyond what is committed, or before the
+    /// start; [`ErrorKind::Unreachable`] where leaders have to be asked and cannot be, within the
+    /// request timeout. A start outside the log shows with the first record.
+    pub async fn build(self) -> Result<Reader> {
+        let topic = self.client.topic(&self.topic).await?;
+        let partitions = self.chosen(&topic)?;
+        let credit_bytes = self.credit_bytes / (partitions.len() as u64).max(1);
+        let builder = &self;
+        let topic = &topic;
+        let sources: Vec<Source> = stream::iter(partitions)
+            .map(|partition| async move {
+                let (start, end) = builder.bounds(topic, partition).await?;
+                let id = TopicPartition {
+                    topic: topic.id,
+                    partition,
+                };
+                let topic = builder.topic.clone();
+                Ok::<_, Error>(Source {
+                    place: Place { topic, id },
+                    start,
+                    end,
+                    credit_bytes: credit_bytes.max(CREDIT_BYTES_MIN),
+                })
+            })
+            .buffered(QUESTIONS_AT_ONCE)
+            .try_collect()
+            .await?;
+        let mut streams = Streams::new(self.client.clone(), self.expanded_bytes_max);
+        for source in sources {
+            streams.add(source);
+        }
+        Ok(Reader {
+            topic: self.topic,
+            streams,
+        })
+    }
+
+    fn chosen(&self, topic: &TopicRecord) -> Result<Vec<PartitionIndex>> {
+        let count = topic.partitions.len() as u32;
+        let Some(chosen) = &self.partitions else {
+            return Ok((0..count).map(PartitionIndex).collect());
+        };
+        if let Some(bad) = chosen.iter().find(|partition| partition.0 >= count) {
+            let text = format!("the topic has no partition {bad}; it has {count}, numbered from 0");
+            return Err(Error::new(ErrorKind::UnknownPartition, text).in_topic(&self.topic));
+        }
+        Ok(chosen.clone())
+    }
+
+    /// Where to begin and end with a partition. Its leader is asked only where that matters.
+    async fn bounds(
+        &self,
+        topic: &TopicRecord,
+        partition: PartitionIndex,
+    ) -> Result<(Offset, Option<Offset>)> {
+        let given = match &self.start {
+            Start::Offset(offset) => Some(*offset),
+            Start::Offsets(offsets) => offsets.get(&partition).copied(),
+            Start::Earliest | Start::Latest => None,
+        };
+        let needs_end = self.until == Until::End || self.start == Start::Latest;
+        let admin = self.client.admin();
+        let status = match given {
+            Some(_) if !needs_end => None,
+            _ => Some(admin.partition_status(topic, partition, needs_end).await?),
+        };
+        let log_start = status.as_ref().map_or(Offset::ZERO, |s| s.log_start);
+        let high_watermark = status.as_ref().map(|s| s.high_watermark);
+        let start = match (&self.start, given, high_watermark) {
+            (_, Some(offset), _) => offset,
+            (Start::Latest, None, Some(end)) => end,
+            (_, None, _) => log_start,
+        };
+        let end = match &self.until {
+            Until::Forever => None,
+            Until::End => high_watermark,
+            Until::Offsets(offsets) => offsets.get(&partition).copied(),
+        };
+        match (self.until == Until::End, end) {
+            (true, Some(end)) if start > end => {
+                let text = format!(
+                    "there is no offset {start} in partition {partition}: what is committed ends at {end}"
+                );
+                let start = log_start;
+                let kind = ErrorKind::OffsetOutOfRange { start, end };
+                Err(Error::new(kind, text).in_topic(&self.topic))
+            }
+            _ => Ok((start, end)),
+        }
+    }
+}

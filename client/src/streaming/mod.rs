@@ -1,0 +1,351 @@
+//! What readers are made of: partitions that records stream from, one stream of them all.
+//!
+//! Each partition has a *feed*, a task that keeps a subscription at the partition's leader and hands
+//! on what is pushed, undecoded. A broker pushes no more than it has credit for, and credit is given
+//! back when the records have been taken: what waits here is bounded, whoever is slow. Decoding (and
+//! expanding) is done where the records are taken, a batch at a time.
+//!
+//! Nothing here knows where reading begins or who reads which partition; whoever does adds and
+//! removes partitions.
+
+mod cursor;
+mod feed;
+mod partition;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use baton_protocol::batch::EXPANDED_BYTES_MAX;
+use baton_protocol::ids::{Offset, PartitionIndex, TopicId, TopicPartition};
+use bytes::Bytes;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+
+use self::cursor::Cursor;
+use self::feed::{Command, Feed};
+use self::partition::Partition;
+use crate::client::Client;
+use crate::error::{Error, Result};
+use crate::place::Place;
+use crate::record::Message;
+
+/// What a feed hands on.
+pub(crate) struct Delivery {
+    /// The partition, as it is numbered in [`Streams`].
+    slot: usize,
+    /// Which seek it belongs to.
+    generation: u64,
+    content: Content,
+}
+
+enum Content {
+    /// Verified entries.
+    Entries(Bytes),
+    /// The feed stands still.
+    Failed(Error),
+}
+
+/// A partition to stream from.
+pub(crate) struct Source {
+    pub place: Place,
+    /// The first offset wanted.
+    pub start: Offset,
+    /// The first offset not wanted any more.
+    pub end: Option<Offset>,
+    /// Bytes that may wait to be taken; a broker may overdraw them by one message of its.
+    pub credit_bytes: u64,
+}
+
+/// Streams of several partitions.
+pub(crate) struct Streams {
+    client: Client,
+    runtime: Handle,
+    expanded_bytes_max: usize,
+    partitions: Vec<Partition>,
+    deliver: mpsc::UnboundedSender<Delivery>,
+    delivered: mpsc::UnboundedReceiver<Delivery>,
+    /// What was set aside while its partition was paused, and is not any more.
+    replay: VecDeque<Cursor>,
+    /// What records are taken from at the moment.
+    current: Option<Cursor>,
+    /// An error that was met in the middle of a batch of records.
+    told_later: Option<Error>,
+}
+
+impl Streams {
+    /// None yet.
+    pub fn new(client: Client, expanded_bytes_max: usize) -> Streams {
+        let (deliver, delivered) = mpsc::unbounded_channel();
+        Streams {
+            client,
+            runtime: Handle::current(),
+            expanded_bytes_max,
+            partitions: Vec::new(),
+            deliver,
+            delivered,
+            replay: VecDeque::new(),
+            current: None,
+            told_later: None,
+        }
+    }
+
+    /// Begins to stream from a partition.
+    pub fn add(&mut self, source: Source) {
+        let slot = self.partitions.len();
+        let (partition, feed) = Partition::new(&self.client, slot, source, self.deliver.clone());
+        self.partitions.push(partition);
+        self.start(slot, feed);
+    }
+
+    fn start(&mut self, slot: usize, feed: Feed) {
+        let partition = &mut self.partitions[slot];
+        if partition.is_at_end() {
+            partition.finish();
+        } else {
+            partition.task = Some(self.runtime.spawn(feed.run()).abort_handle());
+        }
+    }
+
+    /// The next record, if it is at hand: without waiting, and without a word on whether more comes.
+    #[inline]
+    pub fn try_next(&mut self) -> Option<Result<Message>> {
+        loop {
+            if let Some(next) = self.take_ready() {
+                return Some(next);
+            }
+            if let Some(error) = self.told_later.take() {
+                return Some(Err(error));
+            }
+            if let Some(cursor) = self.replay.pop_front() {
+                self.current = Some(cursor);
+                continue;
+            }
+            let delivery = self.delivered.try_recv().ok()?;
+            if let Some(error) = self.take_in(delivery) {
+                return Some(Err(error));
+            }
+        }
+    }
+
+    /// An error that came where there was no place for it: it is the next item.
+    pub fn tell_later(&mut self, error: Error) {
+        self.told_later = Some(error);
+    }
+
+    /// The next record. None when no partition can go on: each has come to its end, or failed.
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Message>>> {
+        loop {
+            if let Some(next) = self.take_ready() {
+                return Poll::Ready(Some(next));
+            }
+            if let Some(error) = self.told_later.take() {
+                return Poll::Ready(Some(Err(error)));
+            }
+            if let Some(cursor) = self.replay.pop_front() {
+                self.current = Some(cursor);
+                continue;
+            }
+            if !self.partitions.iter().any(Partition::can_go_on) {
+                return Poll::Ready(None);
+            }
+            match self.delivered.poll_recv(context) {
+                Poll::Ready(Some(delivery)) => {
+                    if let Some(error) = self.take_in(delivery) {
+                        return Poll::Ready(Some(Err(error)));
+                    }
+                }
+                // The sender is held here.
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    /// The next record of what is being taken; none once that is used up.
+    #[inline]
+    fn take_ready(&mut self) -> Option<Result<Message>> {
+        let cursor = self.current.as_mut()?;
+        match cursor.next(self.expanded_bytes_max) {
+            Some(Ok(message)) => Some(Ok(message)),
+            Some(Err(error)) => {
+                let slot = cursor.slot;
+                self.put_down();
+                self.partitions[slot].fail();
+                Some(Err(error))
+            }
+            None => {
+                self.put_down();
+                None
+            }
+        }
+    }
+
+    /// What was being taken is used up, or is not wanted any more.
+    fn put_down(&mut self) {
+        if let Some(cursor) = self.current.take() {
+            let partition = &mut self.partitions[cursor.slot];
+            partition.position = cursor.position;
+            partition.give_back(cursor.bytes);
+            if partition.is_at_end() {
+                partition.finish();
+            }
+        }
+    }
+
+    fn take_in(&mut self, delivery: Delivery) -> Option<Error> {
+        let partition = &mut self.partitions[delivery.slot];
+        let is_wanted = delivery.generation == partition.generation && !partition.is_over();
+        match delivery.content {
+            Content::Entries(bytes) if is_wanted => {
+                let cursor = partition.cursor(delivery.slot, bytes);
+                match partition.is_paused {
+                    true => partition.aside.push_back(cursor),
+                    false => self.current = Some(cursor),
+                }
+                None
+            }
+            Content::Entries(bytes) => {
+                partition.give_back(bytes.len() as u64);
+                None
+            }
+            Content::Failed(error) if is_wanted => {
+                partition.fail();
+                Some(error)
+            }
+            Content::Failed(_) => None,
+        }
+    }
+
+    fn slot(&self, wanted: PartitionIndex) -> Option<usize> {
+        let mut partitions = self.partitions.iter();
+        partitions.position(|partition| partition.place.id.partition == wanted)
+    }
+
+    /// Goes on at another offset; also after a failure, or the end. False if the partition is none
+    /// of these.
+    pub fn seek(&mut self, wanted: PartitionIndex, offset: Offset) -> bool {
+        let Some(slot) = self.slot(wanted) else {
+            return false;
+        };
+        if self.current.as_ref().is_some_and(|c| c.slot == slot) {
+            self.put_down();
+        }
+        let (replay, aside): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut self.replay)
+            .into_iter()
+            .partition(|cursor| cursor.slot != slot);
+        self.replay = replay;
+        let partition = &mut self.partitions[slot];
+        for cursor in aside
+            .into_iter()
+            .chain(std::mem::take(&mut partition.aside))
+        {
+            partition.give_back(cursor.bytes);
+        }
+        if let Some(feed) = partition.seek(&self.client, slot, offset, &self.deliver) {
+            self.start(slot, feed);
+        } else if self.partitions[slot].is_at_end() {
+            self.partitions[slot].finish();
+        }
+        true
+    }
+
+    /// Delivers nothing of a partition until it is resumed. What has come of it stays, within its
+    /// credit. False if the partition is none of these.
+    pub fn pause(&mut self, wanted: PartitionIndex) -> bool {
+        let Some(slot) = self.slot(wanted) else {
+            return false;
+        };
+        let partition = &mut self.partitions[slot];
+        if partition.is_paused {
+            return true;
+        }
+        partition.is_paused = true;
+        if let Some(cursor) = self.current.take_if(|cursor| cursor.slot == slot) {
+            partition.aside.push_back(cursor);
+        }
+        let (replay, aside): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut self.replay)
+            .into_iter()
+            .partition(|cursor| cursor.slot != slot);
+        self.replay = replay;
+        partition.aside.extend(aside);
+        true
+    }
+
+    /// Goes on with a partition that was paused. False if the partition is none of these.
+    pub fn resume(&mut self, wanted: PartitionIndex) -> bool {
+        let Some(slot) = self.slot(wanted) else {
+            return false;
+        };
+        let partition = &mut self.partitions[slot];
+        partition.is_paused = false;
+        self.replay.extend(partition.aside.drain(..));
+        true
+    }
+
+    /// The offset of the next record of a partition; of the next that there is, after a gap.
+    pub fn position(&self, wanted: PartitionIndex) -> Option<Offset> {
+        self.slot(wanted).map(|slot| self.position_of(slot))
+    }
+
+    fn position_of(&self, slot: usize) -> Offset {
+        let current = self.current.as_ref().filter(|cursor| cursor.slot == slot);
+        let aside = self.partitions[slot].aside.front();
+        let replay = || self.replay.iter().find(|cursor| cursor.slot == slot);
+        let begun = current.or(aside).or_else(replay);
+        begun.map_or(self.partitions[slot].position, |cursor| cursor.position)
+    }
+
+    /// Position and high watermark of every partition, as far as the client knows.
+    pub fn progress(&self) -> BTreeMap<PartitionIndex, (Offset, Offset)> {
+        let partitions = self.partitions.iter().enumerate();
+        partitions
+            .map(|(slot, partition)| {
+                let position = self.position_of(slot);
+                let high_watermark = partition.high_watermark().max(position);
+                (partition.place.id.partition, (position, high_watermark))
+            })
+            .collect()
+    }
+
+    /// Bytes that have come and wait to be taken.
+    pub fn waiting_bytes(&self) -> u64 {
+        self.partitions.iter().map(Partition::waiting_bytes).sum()
+    }
+}
+
+impl Drop for Streams {
+    fn drop(&mut self) {
+        for partition in &mut self.partitions {
+            partition.stop();
+        }
+    }
+}
+
+/// The records of stored entries (`[u32 crc32][record batch]`, back to back), as a reader takes them: what
+/// a file of a log holds, for whoever has one. Checksums are not looked at.
+pub fn decode_entries(
+    topic: impl Into<Arc<str>>,
+    partition: impl Into<PartitionIndex>,
+    entries: Bytes,
+) -> impl Iterator<Item = Result<Message>> {
+    let id = TopicPartition {
+        topic: TopicId::default(),
+        partition: partition.into(),
+    };
+    let topic = topic.into();
+    let mut cursor = Cursor::new(0, Place { topic, id }, Offset::ZERO, None, entries);
+    std::iter::from_fn(move || cursor.next(EXPANDED_BYTES_MAX))
+}
+
+/// A feed's ear.
+type Commands = mpsc::UnboundedSender<Command>;
+
+/// What a feed lets others see.
+#[derive(Default)]
+struct Gauge {
+    high_watermark: std::sync::atomic::AtomicU64,
+    waiting_bytes: std::sync::atomic::AtomicU64,
+}
+
+type SharedGauge = Arc<Gauge>;
