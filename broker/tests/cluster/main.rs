@@ -1,6 +1,8 @@
 //! Clusters of real processes: started, killed, frozen, and asked whether anything was lost.
 
+mod client;
 mod damage;
+mod examples;
 mod failover;
 mod harness;
 mod health;
