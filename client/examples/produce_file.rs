@@ -2,9 +2,11 @@
 //!
 //! `cargo run -p baton-client --example produce_file -- <file> <topic> [broker,...]`
 
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+
 use anyhow::Context;
 use baton_client::{Client, Compression, Record};
-use tokio::io::{AsyncBufReadExt, BufReader};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -20,13 +22,14 @@ pub async fn run(mut args: impl Iterator<Item = String>) -> anyhow::Result<()> {
     let client = Client::builder(brokers.split(',')).connect().await?;
     let producer = client.producer().compression(Compression::Lz4);
     let producer = producer.build().await?;
-    let file = tokio::fs::File::open(&path).await;
-    let mut lines = BufReader::new(file.with_context(|| path.clone())?).lines();
+    let file = File::open(&path).with_context(|| path.clone())?;
     let (mut sent, mut last) = (0u64, None);
-    while let Some(line) = lines.next_line().await? {
+    for line in BufReader::new(file).lines() {
         // Waits only where more is on its way than `max_in_flight_bytes`. The acknowledgement may be
         // dropped: `close` tells if any record was not delivered.
-        let record = Record::to(&*topic).value(line).header("file", path.clone());
+        let record = Record::to(&*topic)
+            .value(line?)
+            .header("file", path.clone());
         last = Some(producer.send(record).await?);
         sent += 1;
     }

@@ -55,9 +55,17 @@ pub(crate) struct Connection {
     inner: Arc<Inner>,
 }
 
+/// What is to be written.
+struct Outgoing {
+    head: Bytes,
+    payload: Bytes,
+    /// Who wants to know when it is.
+    written: Option<oneshot::Sender<Result<ResponseBody>>>,
+}
+
 struct Inner {
     address: String,
-    out: mpsc::UnboundedSender<(Bytes, Bytes)>,
+    out: mpsc::UnboundedSender<Outgoing>,
     answers: Answers,
     subscriptions: Subscriptions,
     next_id: AtomicU64,
@@ -358,17 +366,42 @@ impl Connection {
                 None => return Err(lost(self.address(), "the connection is lost")),
             }
         }
-        if self.inner.out.send((head, payload)).is_err() {
-            return Err(lost(self.address(), "the connection is lost"));
-        }
+        self.write(head, payload, None)?;
         Ok(answered)
+    }
+
+    fn write(
+        &self,
+        head: Bytes,
+        payload: Bytes,
+        written: Option<oneshot::Sender<Result<ResponseBody>>>,
+    ) -> Result<()> {
+        let outgoing = Outgoing {
+            head,
+            payload,
+            written,
+        };
+        let sent = self.inner.out.send(outgoing);
+        sent.map_err(|_| lost(self.address(), "the connection is lost"))
+    }
+
+    /// Sends a request that is not answered; once it has been written, `Done` comes by the receiver.
+    /// Where that fails, the broker did not get it as a whole.
+    pub fn send_unanswered(
+        &self,
+        body: RequestBody,
+        payload: Bytes,
+    ) -> Result<oneshot::Receiver<Result<ResponseBody>>> {
+        let head = encode(&ClientRequest { id: 0, body }, payload.len())?;
+        let (written, is_written) = oneshot::channel();
+        self.write(head, payload, Some(written))?;
+        Ok(is_written)
     }
 
     /// Sends a request that is not answered.
     pub fn tell(&self, body: RequestBody, payload: Bytes) -> Result<()> {
         let head = encode(&ClientRequest { id: 0, body }, payload.len())?;
-        let sent = self.inner.out.send((head, payload));
-        sent.map_err(|_| lost(self.address(), "the connection is lost"))
+        self.write(head, payload, None)
     }
 
     /// Asks, and waits for the answer for `limit` at most.
@@ -513,13 +546,18 @@ fn end_all(address: &str, answers: &Answers, subscriptions: &Subscriptions, why:
 
 async fn write_all(
     mut write: OwnedWriteHalf,
-    mut queue: mpsc::UnboundedReceiver<(Bytes, Bytes)>,
+    mut queue: mpsc::UnboundedReceiver<Outgoing>,
     closing: watch::Sender<bool>,
 ) {
-    while let Some((head, payload)) = queue.recv().await {
-        if let Err(error) = write.write_all_buf(&mut head.chain(payload)).await {
+    while let Some(outgoing) = queue.recv().await {
+        let mut bytes = outgoing.head.chain(outgoing.payload);
+        if let Err(error) = write.write_all_buf(&mut bytes).await {
             tracing::debug!(%error, "connection lost while writing");
             break;
+        }
+        if let Some(written) = outgoing.written {
+            // Whoever wanted to know may have given up.
+            drop(written.send(Ok(ResponseBody::Done)));
         }
     }
     closing.send_replace(true);

@@ -257,3 +257,25 @@ async fn without_acknowledgements_what_is_sent_counts_as_delivered() {
     let at = timeout(PATIENCE, ack).await.expect("in time");
     assert_eq!(at.expect("sent").offset, None);
 }
+
+#[tokio::test]
+async fn without_acknowledgements_memory_is_bounded_too_though_the_broker_does_not_read() {
+    let broker = FakeBroker::start(1).await;
+    broker.conduct.is_deaf.store(true, Ordering::SeqCst);
+    let client = broker.client().await;
+    let settings = client.producer().acks(Acks::None).linger(Duration::ZERO);
+    let settings = settings.max_in_flight_bytes(500_000);
+    let settings = settings.delivery_timeout(Duration::from_secs(60));
+    let producer = settings.build().await.expect("a producer");
+    let value = bytes::Bytes::from(vec![b'x'; 100_000]);
+    let mut taken = 0;
+    // What the system's buffers take is on its way; after that, room is waited for.
+    while let Ok(sent) = timeout(Duration::from_secs(1), producer.send(record(value.clone()))).await
+    {
+        drop(sent.expect("taken"));
+        taken += value.len();
+        assert!(taken < 1 << 30, "nothing bounds it");
+    }
+    assert!(producer.in_flight_bytes() > 300_000);
+    assert!(producer.in_flight_bytes() <= 500_000);
+}

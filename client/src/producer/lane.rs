@@ -206,7 +206,7 @@ impl Lane {
                 Ok(identity) => self.producer = Some(identity),
                 Err(error) => {
                     self.intake().set_trouble(Some(error));
-                    sleep(BACKOFF_MAX).await;
+                    sleep(self.backoff.pause()).await;
                 }
             }
         }
@@ -227,7 +227,7 @@ impl Lane {
         }
         if let Err(error) = self.core.client.check_exists(self.place()) {
             self.topic.is_gone.store(true, Ordering::Relaxed);
-            return self.fail_front(error);
+            return self.fail_all(&error);
         }
         let Some(connection) = self.leader_connection().await else {
             return;
@@ -238,39 +238,23 @@ impl Lane {
             acks: self.config().acks,
             timeout_ms: u32::try_from(self.config().commit_timeout.as_millis()).unwrap_or(u32::MAX),
         };
-        if self.config().acks == Acks::None {
-            return self.send_unanswered(&connection, &body);
-        }
+        let is_answered = self.config().acks != Acks::None;
         let span = debug_span!("deliver", place = %self.place(), to = connection.address());
         let _entered = span.enter();
         let unsent = self.in_flight.iter_mut().filter(|b| b.answer.is_none());
         let sent = unsent.into_iter().try_for_each(|batch| {
             batch.debt.sent = true;
             batch.sent_at = Instant::now();
-            let answer = connection.send(body.clone(), batch.batch.clone())?;
-            batch.answer = Some(answer);
+            let (body, bytes) = (body.clone(), batch.batch.clone());
+            batch.answer = Some(match is_answered {
+                true => connection.send(body, bytes)?,
+                false => connection.send_unanswered(body, bytes)?,
+            });
             Ok(())
         });
         if let Err(error) = sent {
             self.intake().set_trouble(Some(error));
             self.start_over();
-        }
-    }
-
-    /// Sends everything, and takes it for delivered.
-    fn send_unanswered(&mut self, connection: &Connection, body: &RequestBody) {
-        while let Some(batch) = self.in_flight.front() {
-            if let Err(error) = connection.tell(body.clone(), batch.batch.clone()) {
-                self.intake().set_trouble(Some(error));
-                return self.start_over();
-            }
-            if let Some(batch) = self.in_flight.pop_front() {
-                let stored = Stored {
-                    base_offset: None,
-                    epoch: None,
-                };
-                self.conclude(batch.debt, batch.room, Ok(stored));
-            }
         }
     }
 
@@ -405,6 +389,18 @@ impl Lane {
                     self.conclude(batch.debt, batch.room, Ok(stored));
                 }
             }
+            // What is not answered counts as delivered once it has been written.
+            Ok(ResponseBody::Done) if self.config().acks == Acks::None => {
+                self.backoff.reset();
+                self.intake().set_trouble(None);
+                if let Some(batch) = self.in_flight.pop_front() {
+                    let stored = Stored {
+                        base_offset: None,
+                        epoch: None,
+                    };
+                    self.conclude(batch.debt, batch.room, Ok(stored));
+                }
+            }
             Ok(other) => {
                 let text = format!("a produce request was answered with {other:?}");
                 self.fail_front(Error::new(ErrorKind::Corrupt, text));
@@ -441,6 +437,15 @@ impl Lane {
         let error = error.at(self.place());
         self.intake().set_trouble(Some(error.clone()));
         if let Some(batch) = self.in_flight.pop_front() {
+            self.conclude(batch.debt, batch.room, Err(error));
+        }
+        self.fail_sent();
+    }
+
+    /// The partition is gone, and with it whatever was stored there.
+    fn fail_all(&mut self, error: &Error) {
+        for batch in std::mem::take(&mut self.in_flight) {
+            let error = error.clone().at(self.place());
             self.conclude(batch.debt, batch.room, Err(error));
         }
         self.fail_sent();

@@ -37,6 +37,8 @@ pub const BATCH_RECORDS: u64 = 100;
 pub struct Conduct {
     /// Takes batches and never answers.
     pub is_silent: AtomicBool,
+    /// Reads nothing more from a connection once a batch has come by it.
+    pub is_deaf: AtomicBool,
     /// Refuses this many batches first, as one that has just lost its office.
     pub refusals: AtomicU64,
     /// How many records its log has.
@@ -157,6 +159,9 @@ impl Session {
                 producer_id: ProducerId(7),
                 producer_epoch: 0,
             }),
+            RequestBody::Produce { .. } if self.conduct.is_deaf.load(Ordering::SeqCst) => {
+                std::future::pending().await
+            }
             RequestBody::Produce { partition, .. } => match self.take(partition.0, payload) {
                 Some(answer) => answer,
                 None => return true,
