@@ -4,12 +4,12 @@
 //!
 //! ```no_run
 //! use baton::embedded::Cluster;
-//! use baton_client::{Client, ClientConfig, TopicSettings};
+//! use baton_client::{Client, TopicSettings};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let cluster = Cluster::start(3)?;
-//! let client = Client::connect(ClientConfig::new(cluster.bootstrap())).await?;
-//! client.create_topic("events", TopicSettings::default()).await?;
+//! let client = Client::builder(cluster.bootstrap()).connect().await?;
+//! client.admin().create_topic("events", TopicSettings::default()).await?;
 //! # Ok(())
 //! # }
 //! ```

@@ -3,9 +3,7 @@
 use std::time::{Duration, Instant};
 
 use baton::embedded::Cluster;
-use baton_client::{
-    Client, ClientConfig, Producer, ProducerConfig, ReaderConfig, Record, TopicSettings,
-};
+use baton_client::{Client, Producer, Record, Start, TopicSettings};
 use tokio::time::timeout;
 
 /// More than anything here takes.
@@ -36,28 +34,34 @@ fn threads_of_brokers() -> Vec<String> {
 }
 
 async fn connect(cluster: &Cluster) -> Client {
-    let config = ClientConfig::new(cluster.bootstrap());
-    Client::connect(config).await.expect("connected")
+    let builder = Client::builder(cluster.bootstrap());
+    builder.connect().await.expect("connected")
+}
+
+/// Makes the topic, and a producer.
+async fn prepare(client: &Client) -> Producer {
+    let admin = client.admin();
+    let made = admin.create_topic("events", TopicSettings::default());
+    made.await.expect("made");
+    client.producer().build().await.expect("producer")
 }
 
 async fn send(producer: &Producer, numbers: std::ops::Range<u32>) {
     for number in numbers {
-        let record = Record::value(number.to_string());
+        let record = Record::to("events").value(number.to_string());
         drop(producer.send(record).await.expect("taken"));
     }
     producer.flush().await.expect("stored");
 }
 
 async fn read(client: &Client, count: usize) -> Vec<String> {
-    let config = ReaderConfig::default();
-    let mut reader = client.reader("events", config).await.expect("reader");
+    let builder = client.reader("events").from(Start::Earliest);
+    let mut reader = builder.build().await.expect("reader");
     let mut values = Vec::new();
     while values.len() < count {
-        let chunk = timeout(PATIENCE, reader.next()).await.expect("in time");
-        for record in chunk.expect("goes on").expect("read").records {
-            let value = record.value.expect("a value");
-            values.push(String::from_utf8(value.to_vec()).expect("text"));
-        }
+        let message = timeout(PATIENCE, reader.next()).await.expect("in time");
+        let value = message.expect("goes on").expect("read").value;
+        values.push(String::from_utf8(value.expect("a value").to_vec()).expect("text"));
     }
     values
 }
@@ -67,10 +71,7 @@ async fn a_cluster_goes_on_without_one_of_its_brokers_and_takes_it_back() {
     let _alone = ALONE.lock().await;
     let mut cluster = Cluster::start(3).expect("started");
     let client = connect(&cluster).await;
-    let settings = TopicSettings::default();
-    client.create_topic("events", settings).await.expect("made");
-    let config = ProducerConfig::default();
-    let producer = client.producer("events", config).await.expect("producer");
+    let producer = prepare(&client).await;
     send(&producer, 0..100).await;
     for id in cluster.ids() {
         cluster.stop_broker(id).expect("ended");
@@ -87,10 +88,7 @@ async fn clusters_of_one_process_know_nothing_of_each_other_and_leave_nothing_be
     let clusters = [1, 1].map(|brokers| Cluster::start(brokers).expect("started"));
     for (i, cluster) in clusters.iter().enumerate() {
         let client = connect(cluster).await;
-        let settings = TopicSettings::default();
-        client.create_topic("events", settings).await.expect("made");
-        let config = ProducerConfig::default();
-        let producer = client.producer("events", config).await.expect("producer");
+        let producer = prepare(&client).await;
         send(&producer, i as u32..i as u32 + 1).await;
         assert_eq!(read(&client, 1).await, [i.to_string()]);
     }
