@@ -60,6 +60,29 @@ pub enum ErrorCode {
     Unavailable,
     /// A broken promise inside the broker; its log says more.
     Internal,
+    /// The asked broker does not coordinate the consumer group. Nothing was changed. Retry at the
+    /// leader of the group's partition.
+    NotCoordinator,
+    /// No consumer group of that name.
+    UnknownGroup,
+    /// The group does not know the member: it left, or its session ended. The consumer gives up
+    /// every partition and joins anew, under another member id.
+    UnknownMember,
+    /// The member was replaced, or shows an epoch that it was never given. The consumer gives up
+    /// every partition.
+    FencedMember,
+    /// A member with the same instance id is at work. Retry; it is over with the other's session.
+    InstanceInUse,
+    /// The partition is not the member's in the epoch that it names. Not committed.
+    NotAssigned,
+    /// The group has members, so this is refused. Stop its consumers first.
+    GroupActive,
+    /// The offset lies below the committed one. Not committed.
+    OffsetMovedBack,
+    /// The committed offset is not what the request expected. Nothing was changed.
+    OffsetChanged,
+    /// A limit on groups, members or what they subscribe to is reached.
+    GroupLimit,
 }
 
 impl ErrorCode {
@@ -75,6 +98,8 @@ impl ErrorCode {
             | ErrorCode::NoController
             | ErrorCode::StorageFull
             | ErrorCode::StorageFailed
+            | ErrorCode::NotCoordinator
+            | ErrorCode::InstanceInUse
             | ErrorCode::Unavailable => true,
             ErrorCode::UnknownTopic
             | ErrorCode::UnknownPartition
@@ -90,6 +115,14 @@ impl ErrorCode {
             | ErrorCode::UnsupportedVersion
             | ErrorCode::MalformedFrame
             | ErrorCode::InvalidState
+            | ErrorCode::UnknownGroup
+            | ErrorCode::UnknownMember
+            | ErrorCode::FencedMember
+            | ErrorCode::NotAssigned
+            | ErrorCode::GroupActive
+            | ErrorCode::OffsetMovedBack
+            | ErrorCode::OffsetChanged
+            | ErrorCode::GroupLimit
             | ErrorCode::Internal => false,
         }
     }

@@ -72,6 +72,11 @@ number! {
     /// An idempotent producer, unique in the cluster.
     ProducerId(u64)
 }
+number! {
+    /// Counts the changes of one consumer group. What a member is told to consume bears the epoch
+    /// of the change that made it so. 0 means "nothing told yet".
+    GroupEpoch(u64)
+}
 
 impl From<u32> for PartitionIndex {
     fn from(index: u32) -> Self {
@@ -106,6 +111,17 @@ impl LeaderEpoch {
     #[must_use]
     pub fn next(self) -> LeaderEpoch {
         LeaderEpoch(self.0 + 1)
+    }
+}
+
+impl GroupEpoch {
+    /// Before anything was told.
+    pub const NONE: GroupEpoch = GroupEpoch(0);
+
+    /// The epoch that follows.
+    #[must_use]
+    pub fn next(self) -> GroupEpoch {
+        GroupEpoch(self.0 + 1)
     }
 }
 
@@ -173,6 +189,12 @@ unique! {
 unique! {
     /// One run of a broker's process, chosen when it starts.
     ProcessId
+}
+
+unique! {
+    /// One membership of a consumer in a group, chosen by the client when it joins and never used
+    /// again once that membership has ended.
+    MemberId
 }
 
 /// One partition of one topic.

@@ -9,6 +9,7 @@ pub mod batch;
 pub mod client;
 pub mod error;
 pub mod frame;
+pub mod groups;
 pub mod ids;
 pub mod metadata;
 pub mod peer;
