@@ -458,7 +458,7 @@ fn shells_and_man_are_told_what_the_help_says() {
         assert!(text(&output.stdout).contains("hand-over"), "{shell}");
     }
     for (words, said) in [
-        (&[][..], "replicated message log"),
+        (&[][..], "hand their lead over"),
         (&["topic", "create"], "sync"),
     ] {
         let output = baton().arg("man").args(words).output().expect("runs");
