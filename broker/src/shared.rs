@@ -70,7 +70,7 @@ impl Known {
         let shown = |topic: &Arc<TopicRecord>| {
             let mut topic = TopicRecord::clone(topic);
             for partition in &mut topic.partitions {
-                partition.begins = Vec::new();
+                Arc::make_mut(partition).begins = Vec::new();
             }
             (topic.name.clone(), topic)
         };

@@ -4,6 +4,7 @@
 //! change is decided elsewhere (the controller crate).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -127,14 +128,15 @@ pub struct TopicRecord {
     pub name: String,
     /// What it was created with.
     pub config: TopicConfig,
-    /// Its partitions; the position in the vector is the partition's index.
-    pub partitions: Vec<PartitionRecord>,
+    /// Its partitions; the position in the vector is the partition's index. Copies of the record
+    /// share those that are alike: there may be thousands, and few of them change at a time.
+    pub partitions: Vec<Arc<PartitionRecord>>,
 }
 
 impl TopicRecord {
     /// The partition of this index, if the topic has it.
     pub fn partition(&self, index: PartitionIndex) -> Option<&PartitionRecord> {
-        self.partitions.get(index.0 as usize)
+        self.partitions.get(index.0 as usize).map(Arc::as_ref)
     }
 }
 

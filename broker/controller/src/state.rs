@@ -35,8 +35,8 @@ pub struct ClusterState {
     pub index: MetadataIndex,
     /// All brokers that ever registered.
     pub brokers: BTreeMap<BrokerId, BrokerRecord>,
-    /// All topics. Copies of the state share those that are alike: there may be thousands of
-    /// partitions, and few of them change at a time.
+    /// All topics. Copies of the state share those that are alike, down to the partitions: there may
+    /// be thousands, and few of them change at a time.
     pub topics: BTreeMap<TopicId, Arc<TopicRecord>>,
     /// The next producer id to hand out.
     pub next_producer_id: u64,
@@ -157,7 +157,11 @@ impl ClusterState {
                 continue;
             }
             for partition in &mut Arc::make_mut(topic).partitions {
-                if partition.replicas.contains(&record.id) && partition.suspects.insert(record.id) {
+                if partition.replicas.contains(&record.id)
+                    && !partition.suspects.contains(&record.id)
+                {
+                    let partition = Arc::make_mut(partition);
+                    partition.suspects.insert(record.id);
                     partition.version = partition.version.next();
                 }
             }
@@ -241,7 +245,8 @@ impl ClusterState {
         if sync_followers >= topic.config.replicas {
             return Outcome::Stale;
         }
-        let few = |partition: &PartitionRecord| partition.in_sync.len() <= sync_followers as usize;
+        let few =
+            |partition: &Arc<PartitionRecord>| partition.in_sync.len() <= sync_followers as usize;
         if let Some(index) = topic.partitions.iter().position(few) {
             return Outcome::TooFewInSync(TopicPartition {
                 topic: id,
@@ -251,6 +256,7 @@ impl ClusterState {
         let topic = Arc::make_mut(topic);
         topic.config.sync_followers = sync_followers;
         for partition in &mut topic.partitions {
+            let partition = Arc::make_mut(partition);
             partition.sync_followers_commit = sync_followers;
             partition.sync_followers_elect = if proven_first {
                 partition.sync_followers_elect.min(sync_followers)
@@ -314,7 +320,7 @@ impl ClusterState {
         }
         let partitions = assignments
             .iter()
-            .map(|replicas| self.new_partition(replicas, config));
+            .map(|replicas| Arc::new(self.new_partition(replicas, config)));
         let topic = TopicRecord {
             id,
             name: name.to_owned(),
@@ -496,20 +502,22 @@ impl ClusterState {
                     topic: topic.id,
                     partition: PartitionIndex(index as u32),
                 };
-                (id, record)
+                (id, record.as_ref())
             })
         })
     }
 
     fn partition_mut(&mut self, id: &TopicPartition) -> Option<&mut PartitionRecord> {
         let topic = Arc::make_mut(self.topics.get_mut(&id.topic)?);
-        topic.partitions.get_mut(id.partition.0 as usize)
+        let partition = topic.partitions.get_mut(id.partition.0 as usize)?;
+        Some(Arc::make_mut(partition))
     }
 
     fn partitions_mut(&mut self) -> impl Iterator<Item = &mut PartitionRecord> {
         self.topics
             .values_mut()
             .flat_map(|topic| &mut Arc::make_mut(topic).partitions)
+            .map(Arc::make_mut)
     }
 }
 

@@ -14,7 +14,7 @@ use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, ResponseFuture
 use baton_controller::state::ClusterState;
 use baton_protocol::error::{ErrorCode, WireError};
 use baton_protocol::ids::{
-    BrokerEpoch, BrokerId, BrokerLife, PartitionIndex, TopicId, TopicPartition,
+    BrokerEpoch, BrokerId, BrokerLife, LeaderEpoch, PartitionIndex, TopicId, TopicPartition,
 };
 use baton_protocol::metadata::{BrokerRecord, PartitionRecord, TopicRecord};
 use baton_replication::event::{PartitionView, ReplicaView};
@@ -89,6 +89,28 @@ impl Followed {
         news.map(Arc::as_ref).collect()
     }
 
+    /// The partitions of such a topic whose replicas have to be looked at.
+    fn news_of<'a>(
+        &self,
+        state: &ClusterState,
+        topic: &'a TopicRecord,
+    ) -> Vec<(TopicPartition, &'a PartitionRecord)> {
+        let known = self.topics.get(&topic.id).filter(|known| {
+            // All are told of these.
+            known.config == topic.config && self.brokers == state.brokers
+        });
+        let known = known.map_or(&[][..], |known| &known.partitions);
+        let is_known = |index: u32, record: &Arc<PartitionRecord>| {
+            let known = known.get(index as usize);
+            known.is_some_and(|known| Arc::ptr_eq(known, record))
+        };
+        partitions_of(topic)
+            .zip(&topic.partitions)
+            .filter(|(id, record)| !is_known(id.partition.0, record))
+            .map(|(id, record)| (id, record.as_ref()))
+            .collect()
+    }
+
     /// The partitions of topics that are no more.
     fn gone_from(&self, state: &ClusterState) -> Vec<TopicPartition> {
         let gone = |topic: &&Arc<TopicRecord>| !state.topics.contains_key(&topic.id);
@@ -99,8 +121,8 @@ impl Followed {
 
 /// A replica that the metadata places here.
 enum ReplicaHere {
-    /// Its log is being opened.
-    Opening,
+    /// Its log is being opened. Then it is asked what the controller has asked meanwhile.
+    Opening { fence: Option<LeaderEpoch> },
     /// It runs; the view is what it was last told.
     Running {
         actor: Addr<Partition>,
@@ -239,7 +261,7 @@ impl Router {
         me: BrokerLife,
         ctx: &mut Context<Self>,
     ) {
-        for (partition, record) in partitions_of(topic).zip(&topic.partitions) {
+        for (partition, record) in self.followed.news_of(state, topic) {
             if record.replicas.contains(&me.broker) {
                 self.follow_partition(state, topic, partition, record, ctx);
             } else {
@@ -264,10 +286,13 @@ impl Router {
                     *view = now;
                 }
             }
-            Some(ReplicaHere::Opening | ReplicaHere::Failed | ReplicaHere::Leaving) => {}
-            Some(abandoned @ ReplicaHere::Abandoned) => *abandoned = ReplicaHere::Opening,
+            Some(ReplicaHere::Opening { .. } | ReplicaHere::Failed | ReplicaHere::Leaving) => {}
+            Some(abandoned @ ReplicaHere::Abandoned) => {
+                *abandoned = ReplicaHere::Opening { fence: None };
+            }
             None => {
-                self.replicas.insert(partition, ReplicaHere::Opening);
+                let opening = ReplicaHere::Opening { fence: None };
+                self.replicas.insert(partition, opening);
                 let data_dir = self.data_dir.clone();
                 let config = self.shared.config.clone();
                 let inherited = self.inherited.as_ref();
@@ -318,7 +343,7 @@ impl Router {
             ReplicaHere::Running { actor, .. } => Some(actor),
             ReplicaHere::Failed => None,
             // The opening makes files: it has to end first.
-            ReplicaHere::Opening | ReplicaHere::Abandoned => {
+            ReplicaHere::Opening { .. } | ReplicaHere::Abandoned => {
                 *replica = ReplicaHere::Abandoned;
                 return;
             }
@@ -369,7 +394,7 @@ impl Router {
     fn settle(&mut self) {
         let is_open = |replica: &ReplicaHere| match replica {
             ReplicaHere::Running { .. } => true,
-            ReplicaHere::Opening | ReplicaHere::Failed => false,
+            ReplicaHere::Opening { .. } | ReplicaHere::Failed => false,
             // Not of this broker any more.
             ReplicaHere::Abandoned | ReplicaHere::Leaving => true,
         };
@@ -445,7 +470,12 @@ impl Router {
         self.state = Some(state);
     }
 
-    fn start_replica(&mut self, partition: TopicPartition, opened: OpenedReplica) {
+    fn start_replica(
+        &mut self,
+        partition: TopicPartition,
+        opened: OpenedReplica,
+        fence: Option<LeaderEpoch>,
+    ) {
         let (Some(state), Some(me)) = (&self.state, self.shared.me()) else {
             return;
         };
@@ -489,6 +519,9 @@ impl Router {
         for peer in worker.links.up() {
             let up = true;
             actor.do_send(LinkChanged { peer, lane, up });
+        }
+        if let Some(epoch) = fence {
+            actor.do_send(Fence(epoch));
         }
         self.replicas
             .insert(partition, ReplicaHere::Running { actor, view });
@@ -592,11 +625,13 @@ impl Handler<MetadataCommands> for Router {
 impl Handler<FencePartitions> for Router {
     type Result = ();
 
-    /// A fence for a replica that does not run yet is dropped: the controller repeats it.
+    /// A fence for a replica that is not here yet is dropped: the controller repeats it.
     fn handle(&mut self, FencePartitions(fences): FencePartitions, _: &mut Self::Context) {
         for (partition, epoch) in fences {
-            if let Some(ReplicaHere::Running { actor, .. }) = self.replicas.get(&partition) {
-                actor.do_send(Fence(epoch));
+            match self.replicas.get_mut(&partition) {
+                Some(ReplicaHere::Running { actor, .. }) => actor.do_send(Fence(epoch)),
+                Some(ReplicaHere::Opening { fence }) => *fence = (*fence).max(Some(epoch)),
+                _ => {}
             }
         }
     }
@@ -655,8 +690,8 @@ impl Handler<Opened> for Router {
     type Result = ();
 
     fn handle(&mut self, Opened { partition, result }: Opened, ctx: &mut Self::Context) {
-        match self.replicas.get_mut(&partition) {
-            Some(ReplicaHere::Opening) => {}
+        let fence = match self.replicas.get_mut(&partition) {
+            Some(ReplicaHere::Opening { fence }) => *fence,
             Some(abandoned @ ReplicaHere::Abandoned) => {
                 *abandoned = ReplicaHere::Leaving;
                 drop(result);
@@ -665,10 +700,10 @@ impl Handler<Opened> for Router {
                 return self.put_away(partition, None, deleted, ctx);
             }
             _ => return,
-        }
+        };
         match result {
             Ok(opened) => {
-                self.start_replica(partition, opened);
+                self.start_replica(partition, opened, fence);
                 self.settle();
             }
             Err(error) => self.fail_replica(partition, &error, ctx),
@@ -694,7 +729,7 @@ impl Handler<CloseAll> for Router {
         for replica in replicas {
             match replica {
                 ReplicaHere::Running { actor, .. } => closing.push(actor.send(ClosePartition)),
-                ReplicaHere::Opening | ReplicaHere::Failed => good = false,
+                ReplicaHere::Opening { .. } | ReplicaHere::Failed => good = false,
                 ReplicaHere::Abandoned | ReplicaHere::Leaving => {}
             }
         }

@@ -60,7 +60,8 @@ fn a_view_tells_who_is_held_for_dead_and_who_for_suspect() {
     broker.fenced = true;
     assert!(view(&state).replicas[&second].fenced);
     let topic = state.topics.get_mut(&TOPIC).expect("made");
-    Arc::make_mut(topic).partitions[0].suspects.insert(second);
+    let partition = &mut Arc::make_mut(topic).partitions[0];
+    Arc::make_mut(partition).suspects.insert(second);
     assert!(view(&state).replicas[&second].suspect);
 }
 
@@ -93,6 +94,29 @@ fn only_what_has_changed_is_looked_at() {
     let ids = Command::AllocateProducerIds { count: 1 };
     state.apply(MetadataIndex(7), &ids);
     assert!(names(&followed, &state).is_empty());
+    let looked_at = |followed: &Followed, state: &ClusterState, topic: TopicId| -> Vec<u32> {
+        let news = followed.news_of(state, &state.topics[&topic]).into_iter();
+        news.map(|(id, _)| id.partition.0).collect()
+    };
+    let other = TopicId(Uuid::from_u128(10));
+    assert_eq!(looked_at(&Followed::default(), &state, other), [0, 1]);
+    assert!(looked_at(&followed, &state, other).is_empty());
+    let begin = Command::BeginElections(vec![(
+        TopicPartition {
+            topic: other,
+            partition: PartitionIndex(1),
+        },
+        baton_protocol::ids::LeaderEpoch(1),
+    )]);
+    let mut second = state.clone();
+    second.apply(MetadataIndex(8), &begin);
+    assert_eq!(looked_at(&followed, &second, other), [1]);
+    let fewer = Command::SetSyncFollowers {
+        id: other,
+        sync_followers: 0,
+    };
+    second.apply(MetadataIndex(9), &fewer);
+    assert_eq!(looked_at(&followed, &second, other), [0, 1]);
     let begin = Command::BeginElections(vec![(
         TopicPartition {
             topic: TOPIC,
