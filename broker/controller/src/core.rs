@@ -1,4 +1,4 @@
-//! The controller's decisions: sessions, deaths, elections, set changes.
+//! The controller's decisions: sessions, deaths, set changes; elections have a file of their own.
 //!
 //! [`ControllerCore::step`] is the one door. A core begins when its node takes the lead of the Raft
 //! group, with the state as of then, and ends with that lead. It changes nothing itself: it proposes
@@ -7,19 +7,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use baton_protocol::ids::{
-    BrokerEpoch, BrokerId, BrokerLife, ClusterId, LeaderEpoch, MetadataIndex, Tick, TopicPartition,
+    BrokerEpoch, BrokerId, BrokerLife, ClusterId, MetadataIndex, Tick, TopicPartition,
 };
 
 use crate::admin::AdminWaiting;
-use crate::command::{Command, Elected, Outcome, SetChange, SetChangeResult};
+use crate::command::{Command, Outcome, SetChange, SetChangeResult};
 use crate::detector::Detector;
-use crate::election::{Election, Patience};
-use crate::session::{FenceAnswer, FromController, ToController};
+use crate::election::Election;
+use crate::session::{FromController, ToController};
 use crate::state::ClusterState;
 use crate::troubles::ReplicaTroubles;
-
-/// How often a fence that was not answered is sent again, in milliseconds.
-const FENCE_RETRY_MS: u64 = 200;
 
 /// How long whoever forms a cluster has to give it an identity, in milliseconds.
 const FORMING_MS: u64 = 2_000;
@@ -117,6 +114,8 @@ pub struct ControllerCore {
     troubles: ReplicaTroubles,
     detector: Detector,
     pub(crate) elections: BTreeMap<TopicPartition, Election>,
+    /// Something else than answers and time has happened that may decide elections.
+    pub(crate) reconsider: bool,
     purposes: BTreeMap<Token, Purpose>,
     next_token: u64,
     fencing: bool,
@@ -140,6 +139,7 @@ impl ControllerCore {
             troubles: ReplicaTroubles::default(),
             detector: Detector::default(),
             elections: BTreeMap::new(),
+            reconsider: false,
             purposes: BTreeMap::new(),
             next_token: 0,
             fencing: false,
@@ -194,7 +194,7 @@ impl ControllerCore {
         self.finish_forming(now, out);
         self.judge_brokers(now, out);
         self.repeat_fences(now, out);
-        self.decide_elections(now, out);
+        self.decide_by_time(now, out);
     }
 
     /// Gives a cluster an identity whose founder was cut off before it did. Only the first such
@@ -368,10 +368,7 @@ impl ControllerCore {
             id,
             FromController::Snapshot(self.state.clone()),
         ));
-        let fences = self.open_fences(broker);
-        if !fences.is_empty() {
-            out.push(Effect::Send(id, FromController::Fence(fences)));
-        }
+        self.send_fences(broker, |_| true, out);
     }
 
     // ---- what is committed ------------------------------------------------------------------
@@ -398,9 +395,7 @@ impl ControllerCore {
         self.watch_brokers(now);
         match command {
             Command::BeginElections(elections) => {
-                let begun = elections.iter().map(|(id, _)| *id);
-                let begun: Vec<TopicPartition> = begun.collect();
-                self.open_elections(&begun, now, out);
+                self.open_elections(&elections, now, out);
             }
             Command::ElectLeaders(elected) => {
                 for elected in elected {
@@ -466,9 +461,7 @@ impl ControllerCore {
             Some(Purpose::Registration(id)) => out.push(Effect::Close(id)),
             Some(Purpose::Fencing) => self.fencing = false,
             Some(Purpose::Elections) => {
-                for election in self.elections.values_mut() {
-                    election.decided = false;
-                }
+                self.undo_decisions();
                 self.starting = true;
             }
             Some(Purpose::Admin(waiting)) => self.on_admin_failed(waiting, out),
@@ -525,127 +518,5 @@ impl ControllerCore {
             .map(|(id, partition)| (id, partition.epoch))
             .collect();
         self.begin_elections(deposed, out);
-    }
-
-    // ---- elections --------------------------------------------------------------------------
-
-    fn begin_elections(
-        &mut self,
-        elections: Vec<(TopicPartition, LeaderEpoch)>,
-        out: &mut Vec<Effect>,
-    ) {
-        if !elections.is_empty() {
-            self.propose(Command::BeginElections(elections), Purpose::Elections, out);
-        }
-    }
-
-    fn open_elections(&mut self, begun: &[TopicPartition], now: Tick, out: &mut Vec<Effect>) {
-        let mut members = BTreeSet::new();
-        for id in begun {
-            if let Some(partition) = self.state.partition(id)
-                && partition.leader.is_none()
-            {
-                members.extend(partition.in_sync.iter().copied());
-                self.elections
-                    .insert(*id, Election::new(partition.epoch, now));
-            }
-        }
-        for member in members {
-            self.send_fences(member, out);
-        }
-    }
-
-    /// A result was committed. It may still not have been accepted: the winner has begun another
-    /// life meanwhile, or this is a late copy and a later election is on. Then that goes on.
-    fn close_election(&mut self, elected: &Elected) {
-        let partition = self.state.partition(&elected.partition);
-        if partition.is_none_or(|p| p.leader.is_some()) {
-            self.elections.remove(&elected.partition);
-        } else if let Some(election) = self.elections.get_mut(&elected.partition)
-            && election.epoch == elected.epoch
-        {
-            election.decided = false;
-        }
-    }
-
-    /// The fences that a broker has not answered in its present life.
-    fn open_fences(&self, broker: BrokerId) -> Vec<(TopicPartition, LeaderEpoch)> {
-        let open = self.elections.iter().filter(|(id, election)| {
-            let member = self
-                .state
-                .partition(id)
-                .is_some_and(|p| p.in_sync.contains(&broker));
-            member && !election.has_answered(&self.state, broker)
-        });
-        open.map(|(id, election)| (*id, election.epoch)).collect()
-    }
-
-    fn send_fences(&self, broker: BrokerId, out: &mut Vec<Effect>) {
-        let Some(session) = self.session_of(broker) else {
-            return;
-        };
-        let fences = self.open_fences(broker);
-        if !fences.is_empty() {
-            out.push(Effect::Send(session, FromController::Fence(fences)));
-        }
-    }
-
-    fn repeat_fences(&mut self, now: Tick, out: &mut Vec<Effect>) {
-        let mut due = false;
-        for election in self.elections.values_mut() {
-            if now.since_ms(election.asked_at) >= FENCE_RETRY_MS {
-                election.asked_at = now;
-                due = true;
-            }
-        }
-        if due {
-            let brokers: Vec<BrokerId> = self.state.brokers.keys().copied().collect();
-            for broker in brokers {
-                self.send_fences(broker, out);
-            }
-        }
-    }
-
-    fn on_fence_answers(&mut self, answers: &[FenceAnswer], now: Tick, out: &mut Vec<Effect>) {
-        for answer in answers {
-            if self.state.is_current(answer.life)
-                && let Some(election) = self.elections.get_mut(&answer.partition)
-            {
-                election.answer(*answer);
-            }
-        }
-        self.decide_elections(now, out);
-    }
-
-    pub(crate) fn decide_elections(&mut self, now: Tick, out: &mut Vec<Effect>) {
-        let mut elected = Vec::new();
-        for (id, election) in &mut self.elections {
-            if election.decided {
-                continue;
-            }
-            let Some(partition) = self.state.partition(id) else {
-                continue;
-            };
-            let unclean = self.state.topics.get(&id.topic);
-            let unclean = unclean.is_some_and(|topic| topic.config.unclean_election);
-            let patience = if unclean {
-                Patience::Ends
-            } else {
-                Patience::Endless
-            };
-            if let Some((answer, grade)) = election.winner(&self.state, partition, patience, now) {
-                election.decided = true;
-                elected.push(Elected {
-                    partition: *id,
-                    epoch: election.epoch,
-                    leader: answer.life,
-                    grade,
-                    log: answer.log,
-                });
-            }
-        }
-        if !elected.is_empty() {
-            self.propose(Command::ElectLeaders(elected), Purpose::Elections, out);
-        }
     }
 }

@@ -11,6 +11,13 @@ use crate::rules::Rule;
 use crate::session::FenceAnswer;
 use crate::state::ClusterState;
 
+/// After how long a fence that was not answered is sent again, in milliseconds. Twice as long after
+/// each time: whoever has thousands to answer is not helped by more.
+const FENCE_RETRY_MS: u64 = 200;
+
+/// The longest that becomes, in milliseconds.
+const FENCE_RETRY_MAX_MS: u64 = 3_200;
+
 /// How long an asynchronous partition's election waits for members that could still answer.
 const ASYNCHRONOUS_WAIT_MS: u64 = 200;
 
@@ -34,7 +41,9 @@ pub struct Election {
     /// When.
     pub began_at: Tick,
     /// When the fence was last sent.
-    pub asked_at: Tick,
+    asked_at: Tick,
+    /// How long to wait for answers before it is sent again, in milliseconds.
+    patience_ms: u64,
     /// The result has been proposed.
     pub decided: bool,
     /// An operator wants it to end, whatever is lost.
@@ -49,10 +58,21 @@ impl Election {
             epoch,
             began_at: now,
             asked_at: now,
+            patience_ms: FENCE_RETRY_MS,
             decided: false,
             unclean: false,
             answers: BTreeMap::new(),
         }
+    }
+
+    /// Whether the fence is to be sent again to those who have not answered; then it has been.
+    pub fn ask_again(&mut self, now: Tick) -> bool {
+        let due = now.since_ms(self.asked_at) >= self.patience_ms;
+        if due {
+            self.asked_at = now;
+            self.patience_ms = (2 * self.patience_ms).min(FENCE_RETRY_MAX_MS);
+        }
+        due
     }
 
     /// Whether this member's answer, in its present life, is in.

@@ -10,6 +10,7 @@ pub mod command;
 pub mod core;
 mod detector;
 mod election;
+mod elections;
 mod lineage;
 mod placement;
 pub mod rules;

@@ -2,5 +2,6 @@
 
 mod health;
 mod losses;
+mod many;
 mod rules;
 mod stage;
