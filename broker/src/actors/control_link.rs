@@ -50,8 +50,12 @@ const ROUND_PAUSE: Duration = Duration::from_millis(25);
 /// How long a request to the controller may take, finding it included.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Most replicas whose troubles are told in one message.
-const TROUBLES_MAX: usize = 1_000;
+/// Most partitions that one message is about: a frame has a limit, and a broker's death or a full disk
+/// concerns all replicas on it.
+const TOGETHER_MAX: usize = 1_000;
+
+/// Most reports that are collected together.
+const REPORTS_MAX: usize = 10_000;
 
 /// What the parts of a broker tell the controller.
 pub enum Report {
@@ -441,17 +445,22 @@ impl Keeper {
 
     /// Sends a report, together with those that follow it closely.
     async fn collect(&mut self, first: Report, out: &mpsc::UnboundedSender<Outgoing>) {
-        if matches!(first, Report::SetChange(..) | Report::FenceAnswer(..)) {
+        if matches!(
+            first,
+            Report::SetChange(..) | Report::FenceAnswer(..) | Report::Offsets(..)
+        ) {
             sleep(COLLECT).await;
         }
-        let (mut answers, mut changes) = (Vec::new(), Vec::new());
+        // Of several answers of one replica the last counts.
+        let mut answers = BTreeMap::new();
+        let mut changes = Vec::new();
         let (mut grants, mut handovers, mut suspects) = (Vec::new(), Vec::new(), Vec::new());
         let mut troubled = BTreeSet::new();
-        let mut next = Some(first);
+        let (mut next, mut reports) = (Some(first), 0);
         while let Some(report) = next {
             match report {
                 Report::FenceAnswer(partition, answer) => {
-                    answers.push(fence_answer(partition, &answer))
+                    answers.insert(partition, fence_answer(partition, &answer));
                 }
                 Report::SetChange(partition, proposal) => changes.push(SetChange {
                     partition,
@@ -501,24 +510,20 @@ impl Keeper {
                     );
                 }
             }
-            next = self.reports.try_recv().ok();
+            reports += 1;
+            // Heartbeats go between.
+            next = match reports < REPORTS_MAX {
+                true => self.reports.try_recv().ok(),
+                false => None,
+            };
         }
         // Before the answers, so that those of a damaged log are known for what they are.
-        if !suspects.is_empty() {
-            send(out, &ToController::ReportSuspect(suspects));
-        }
-        if !answers.is_empty() {
-            send(out, &ToController::FenceAnswers(answers));
-        }
-        if !grants.is_empty() {
-            send(out, &ToController::AskOffsets(grants));
-        }
-        if !handovers.is_empty() {
-            send(out, &ToController::ProposeHandovers(handovers));
-        }
-        if !changes.is_empty() {
-            send(out, &ToController::ProposeInSync(changes));
-        }
+        send_some(out, suspects, ToController::ReportSuspect);
+        let answers = answers.into_values().collect();
+        send_some(out, answers, ToController::FenceAnswers);
+        send_some(out, grants, ToController::AskOffsets);
+        send_some(out, handovers, ToController::ProposeHandovers);
+        send_some(out, changes, ToController::ProposeInSync);
         self.tell_troubles(troubled, out);
     }
 
@@ -528,14 +533,11 @@ impl Keeper {
         of: impl IntoIterator<Item = TopicPartition>,
         out: &mpsc::UnboundedSender<Outgoing>,
     ) {
-        let troubles: Vec<_> = of
+        let troubles = of
             .into_iter()
             .map(|id| (id, self.troubles.get(&id).cloned()))
             .collect();
-        // A frame has a limit, and a full disk is the trouble of all replicas on it.
-        for some in troubles.chunks(TROUBLES_MAX) {
-            send(out, &ToController::ReplicaTroubles(some.to_vec()));
-        }
+        send_some(out, troubles, ToController::ReplicaTroubles);
     }
 }
 
@@ -549,6 +551,22 @@ fn fence_answer(partition: TopicPartition, answer: &core::FenceAnswer) -> FenceA
         log_start: answer.log_start,
         life: answer.life,
         suspect: answer.suspect,
+    }
+}
+
+/// Sends these, if there are any, in as many messages as it takes.
+fn send_some<T>(
+    out: &mpsc::UnboundedSender<Outgoing>,
+    all: Vec<T>,
+    message: impl Fn(Vec<T>) -> ToController,
+) {
+    let mut all = all.into_iter();
+    loop {
+        let some: Vec<T> = all.by_ref().take(TOGETHER_MAX).collect();
+        if some.is_empty() {
+            return;
+        }
+        send(out, &message(some));
     }
 }
 

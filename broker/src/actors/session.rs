@@ -34,6 +34,13 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// A request's least share of the allowance: small ones cost too.
 const REQUEST_BYTES_MIN: usize = 256;
 
+/// How much metadata a client is pushed at most, in bytes a second: with thousands of partitions it is
+/// megabytes, and both sides have more to do than to look at it.
+const PUSHED_BYTES_PER_S: f64 = 10e6;
+
+/// Shorter pauses between pushes are left out.
+const PUSH_PAUSE_MIN: Duration = Duration::from_millis(2);
+
 /// The actor of one client connection.
 pub struct Session {
     shared: Arc<Shared>,
@@ -284,7 +291,12 @@ impl Session {
                     return;
                 }
                 if let Some(frame) = shared.push() {
+                    let bytes = frame.len() as f64;
                     drop(out.send(frame.holding(vec![permit])));
+                    let pause = Duration::from_secs_f64(bytes / PUSHED_BYTES_PER_S);
+                    if pause > PUSH_PAUSE_MIN {
+                        tokio::time::sleep(pause).await;
+                    }
                 }
             }
         };
