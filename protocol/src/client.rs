@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::admin::{AdminRequest, AdminResponse};
 use crate::error::WireError;
+use crate::groups::{GroupRequest, GroupResponse};
 use crate::ids::{BrokerId, ClusterId, LeaderEpoch, Offset, PartitionIndex, ProducerId, TopicId};
 use crate::metadata::ClusterView;
 
@@ -109,6 +110,16 @@ pub enum RequestBody {
     },
     /// An operator's request.
     Admin(AdminRequest),
+    /// A request about consumer groups, to the leader of a partition of the internal topic
+    /// [`GROUPS_TOPIC`](crate::groups::GROUPS_TOPIC): the coordinator of the groups that belong to
+    /// it. Answered by [`ResponseBody::Group`], or by `NotCoordinator` where that partition is led
+    /// elsewhere, or the topic is not made yet (asking for it makes it).
+    Group {
+        /// The partition of the internal topic.
+        partition: PartitionIndex,
+        /// What is asked.
+        request: GroupRequest,
+    },
 }
 
 /// What a broker sends on a client's connection.
@@ -184,6 +195,8 @@ pub enum ResponseBody {
     Done,
     /// To `Admin`.
     Admin(AdminResponse),
+    /// To `Group`.
+    Group(GroupResponse),
 }
 
 /// A partition's offsets, as its leader knows them.

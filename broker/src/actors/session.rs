@@ -167,6 +167,10 @@ impl Session {
                 self.subscriptions.remove(&subscription);
                 answer.send(Ok(ResponseBody::Done));
             }
+            RequestBody::Group { .. } => answer.send(Err(WireError::new(
+                ErrorCode::NotCoordinator,
+                "this broker coordinates no groups",
+            ))),
             RequestBody::Admin(request) => {
                 let control = self.shared.control.clone();
                 actix::spawn(async move {
