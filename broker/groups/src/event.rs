@@ -116,6 +116,8 @@ pub struct Config {
     pub topics_max: usize,
     /// Most partitions of all the topics that a member subscribes to, when it does.
     pub partitions_max: usize,
+    /// Largest record of a member, in bytes: a subscription that might need a larger one is refused.
+    pub member_bytes_max: usize,
     /// Most partitions in one commit or reset.
     pub offsets_max: usize,
     /// Longest text to keep with an offset, and longest name of a client, in bytes.
@@ -139,6 +141,7 @@ impl Default for Config {
             members_max: 1_000,
             topics_max: 256,
             partitions_max: 50_000,
+            member_bytes_max: 8 << 20,
             offsets_max: 1_000,
             metadata_bytes_max: 4_096,
             waiting_max: 10_000,

@@ -4,7 +4,7 @@ use baton_protocol::groups::{GroupResponse, Heartbeat, HeartbeatAnswer, Subscrip
 use baton_protocol::ids::{GroupEpoch, MemberId, Tick};
 
 use crate::coordinator::{Coordinator, check_name};
-use crate::record::{Holding, MemberState, Record};
+use crate::record::{self, Holding, MemberState, Record};
 use crate::refusal::Refusal;
 use crate::rules::Rule;
 use crate::sessions::Expired;
@@ -153,6 +153,13 @@ impl Coordinator {
         }
         let client = accepted.client.len();
         at_most("bytes of client name", client, config.metadata_bytes_max)?;
+        let (bytes, max) = (
+            record::member_bytes_max(&accepted, partitions),
+            config.member_bytes_max,
+        );
+        if bytes > max {
+            return Err(Refusal::TooLarge { bytes, max });
+        }
         Ok(accepted)
     }
 

@@ -139,6 +139,17 @@ impl MemberState {
     }
 }
 
+/// The most that a member's record takes in bytes, key and all, if it comes to have all of
+/// `partitions`: the numbers at their longest, and whatever it waits for besides.
+pub fn member_bytes_max(subscription: &Subscription, partitions: usize) -> usize {
+    const FIELDS: usize = 1_024;
+    const OF_A_TOPIC: usize = 64;
+    const OF_A_PARTITION: usize = 32;
+    let names = subscription.topics.iter();
+    let names: usize = names.map(|name| name.len() + OF_A_TOPIC).sum();
+    FIELDS + subscription.client.len() + names + partitions * OF_A_PARTITION
+}
+
 /// A record that cannot be understood.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
@@ -408,6 +419,37 @@ mod tests {
             let other = Record::decode(&key, Some(&value));
             assert_eq!(other, Err(RecordError::Kind { kind: 9 }));
         }
+    }
+
+    #[test]
+    fn no_member_takes_more_than_is_reckoned_with() {
+        let name = |i: u32| format!("{i:0>249}");
+        let holding = |since, revoked| Holding {
+            since: GroupEpoch(since),
+            revoked: Some(GroupEpoch(revoked)),
+        };
+        let mut member = member();
+        member.instance = Some("i".repeat(249));
+        member.subscription.topics = (0..10).map(name).collect();
+        member.subscription.client = "c".repeat(4_096);
+        for topic in 0..10 {
+            for partition in 0..2_000 {
+                let at = TopicPartition {
+                    topic: TopicId(Uuid::from_u128(u128::MAX - topic)),
+                    partition: PartitionIndex(u32::MAX - partition),
+                };
+                member.held.insert(at, holding(u64::MAX, u64::MAX));
+                member.awaited.insert(at);
+            }
+        }
+        let most = member_bytes_max(&member.subscription, 20_000);
+        let record = Record::Member {
+            group: "g".repeat(249),
+            member: MemberId(Uuid::from_u128(1)),
+            value: Some(member),
+        };
+        let bytes = record.key().len() + record.value().map_or(0, |value| value.len());
+        assert!(bytes <= most, "{bytes} of {most}");
     }
 
     /// Offsets are found by these bytes for as long as the topic lives.

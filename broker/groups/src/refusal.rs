@@ -57,6 +57,16 @@ pub enum Refusal {
         /// How many there may be.
         max: usize,
     },
+    /// A subscription that is too large to be stored.
+    #[error(
+        "what the member subscribes to may take {bytes} bytes in the log, and at most {max} can be stored; subscribe to fewer partitions, or raise limits.message_bytes_max"
+    )]
+    TooLarge {
+        /// The most that it may take.
+        bytes: usize,
+        /// The most that there may be.
+        max: usize,
+    },
     /// An offset that no log has.
     #[error("offset {0} is beyond what a log can hold")]
     Offset(Offset),
@@ -133,7 +143,7 @@ impl Refusal {
             | Refusal::TooMany { .. }
             | Refusal::Offset(_)
             | Refusal::NotStatic => ErrorCode::InvalidRequest,
-            Refusal::Full { .. } => ErrorCode::GroupLimit,
+            Refusal::Full { .. } | Refusal::TooLarge { .. } => ErrorCode::GroupLimit,
             Refusal::UnknownGroup(_) => ErrorCode::UnknownGroup,
             Refusal::UnknownMember(_) => ErrorCode::UnknownMember,
             Refusal::FencedEpoch { .. } | Refusal::Replaced(_) => ErrorCode::FencedMember,
