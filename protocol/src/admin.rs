@@ -76,6 +76,14 @@ pub enum AdminRequest {
     },
     /// Asks for the cluster's health as the controller sees it.
     ClusterStatus,
+    /// Makes the internal topic that consumer groups are kept in; `TopicExists` where there is one.
+    /// Brokers ask this when the first consumer comes; of clients it is not taken.
+    MakeGroupsTopic {
+        /// 1 to [`PARTITIONS_MAX`]. It never changes.
+        partitions: u32,
+        /// Copies of each partition. As many brokers have to be alive.
+        replicas: u32,
+    },
     /// Reserves a range of ids for idempotent producers. Brokers ask this for their clients.
     AllocateProducerIds {
         /// How many, 1 to 100,000.
@@ -179,6 +187,11 @@ pub struct PartitionTrouble {
     pub reason: String,
 }
 
+/// Whether a topic of this name is Baton's own: users read it, and do nothing else with it.
+pub fn is_internal_topic(name: &str) -> bool {
+    name.starts_with("__")
+}
+
 /// Checks a topic's name. The error says what is allowed.
 pub fn check_topic_name(name: &str) -> Result<(), String> {
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
@@ -197,7 +210,7 @@ pub fn check_topic_name(name: &str) -> Result<(), String> {
             name.escape_debug()
         ));
     }
-    if name.starts_with("__") {
+    if is_internal_topic(name) {
         return Err(format!(
             "names that start with `__` are internal; `{name}` does"
         ));

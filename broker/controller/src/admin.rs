@@ -2,10 +2,12 @@
 
 use baton_protocol::admin::{
     AdminRequest, AdminResponse, ClusterStatus, PARTITIONS_MAX, PartitionTrouble, check_topic_name,
+    is_internal_topic,
 };
 use baton_protocol::error::{ErrorCode, WireError};
+use baton_protocol::groups::GROUPS_TOPIC;
 use baton_protocol::ids::{BrokerId, PartitionIndex, Tick, TopicId, TopicPartition};
-use baton_protocol::metadata::{PartitionRecord, TopicConfig, TopicRecord};
+use baton_protocol::metadata::{Flush, PartitionRecord, TopicConfig, TopicRecord};
 
 use crate::command::{Command, Outcome};
 use crate::core::{ControllerCore, Effect, Purpose, SessionId};
@@ -113,8 +115,14 @@ impl ControllerCore {
                     flush: flush.unwrap_or_default(),
                     unclean_election: unclean_election.unwrap_or(sync_followers == 0),
                 };
+                check_topic_name(&name)
+                    .map_err(|why| WireError::new(ErrorCode::InvalidTopicName, why))?;
                 self.prepare_topic(name, partitions, config, fresh_topic_id)
             }
+            AdminRequest::MakeGroupsTopic {
+                partitions,
+                replicas,
+            } => self.prepare_groups_topic(partitions, replicas, fresh_topic_id),
             AdminRequest::DeleteTopic { name } => self.prepare_deletion(name),
             AdminRequest::SetSyncFollowers {
                 name,
@@ -243,11 +251,7 @@ impl ControllerCore {
         replicas: Option<u32>,
         sync_followers: Option<u32>,
     ) -> Result<(u32, u32), WireError> {
-        let mut brokers = self.state.brokers.values();
-        let alive = brokers
-            .by_ref()
-            .filter(|b| !b.fenced && !b.draining)
-            .count() as u32;
+        let alive = self.brokers_alive();
         let replicas = replicas.unwrap_or(REPLICAS_DEFAULT.min(alive));
         if replicas == 0 || replicas > alive {
             return Err(invalid(format!(
@@ -261,6 +265,11 @@ impl ControllerCore {
         Ok((replicas, sync_followers))
     }
 
+    fn brokers_alive(&self) -> u32 {
+        let brokers = self.state.brokers.values();
+        brokers.filter(|b| !b.fenced && !b.draining).count() as u32
+    }
+
     fn prepare_topic(
         &self,
         name: String,
@@ -268,7 +277,6 @@ impl ControllerCore {
         config: TopicConfig,
         topic: TopicId,
     ) -> Result<Step, WireError> {
-        check_topic_name(&name).map_err(|why| WireError::new(ErrorCode::InvalidTopicName, why))?;
         if self.state.topic_named(&name).is_some() {
             return Err(topic_exists(&name));
         }
@@ -293,7 +301,36 @@ impl ControllerCore {
         Ok(Step::Propose(command, what))
     }
 
+    /// The topic stays as it is made now, so it waits until there are brokers for all its replicas.
+    fn prepare_groups_topic(
+        &self,
+        partitions: u32,
+        replicas: u32,
+        topic: TopicId,
+    ) -> Result<Step, WireError> {
+        let alive = self.brokers_alive();
+        if alive < replicas {
+            let text = format!(
+                "the topic of consumer groups has {replicas} replicas, and {alive} brokers are alive; it is made when there are as many"
+            );
+            return Err(WireError::new(ErrorCode::Unavailable, text));
+        }
+        let (replicas, sync_followers) = self.copies(Some(replicas), None)?;
+        let config = TopicConfig {
+            replicas,
+            sync_followers,
+            flush: Flush::default(),
+            unclean_election: sync_followers == 0,
+        };
+        self.prepare_topic(GROUPS_TOPIC.to_owned(), Some(partitions), config, topic)
+    }
+
     fn prepare_deletion(&self, name: String) -> Result<Step, WireError> {
+        if is_internal_topic(&name) {
+            return Err(invalid(format!(
+                "{name} is internal: it is not deleted (of a consumer group, delete the group)"
+            )));
+        }
         let topic = self
             .state
             .topic_named(&name)
