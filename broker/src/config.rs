@@ -40,6 +40,8 @@ pub struct Config {
     pub replication: Replication,
     /// Bounds.
     pub limits: Limits,
+    /// Consumer groups.
+    pub groups: Groups,
     /// What the broker says of itself.
     pub logging: Logging,
 }
@@ -347,6 +349,72 @@ impl Default for Limits {
             in_flight_bytes_per_connection: 32 << 20,
             in_flight_bytes: 256 << 20,
             connections_max: 10_000,
+        }
+    }
+}
+
+/// `[groups]`: consumer groups.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Groups {
+    /// Partitions that the internal topic of groups is made with; it keeps them for ever.
+    pub partitions: u32,
+    /// How long a group without members is kept after its last commit, in milliseconds.
+    pub offsets_retention_ms: u64,
+    /// How often members show that they live, in milliseconds.
+    pub heartbeat_interval_ms: u32,
+    /// Shortest session time-out that a consumer may ask for, in milliseconds.
+    pub session_timeout_min_ms: u32,
+    /// Longest session time-out that a consumer may ask for, in milliseconds.
+    pub session_timeout_max_ms: u32,
+    /// Most groups in one partition of the internal topic.
+    pub groups_max: usize,
+    /// Most members of one group.
+    pub members_max: usize,
+}
+
+impl Default for Groups {
+    fn default() -> Self {
+        Groups {
+            partitions: 16,
+            offsets_retention_ms: 7 * 24 * 60 * 60 * 1_000,
+            heartbeat_interval_ms: 1_000,
+            session_timeout_min_ms: 1_000,
+            session_timeout_max_ms: 30 * 60 * 1_000,
+            groups_max: 10_000,
+            members_max: 1_000,
+        }
+    }
+}
+
+/// Largest batch that can be stored and sent to followers, whatever producers may send.
+const BATCH_BYTES_MAX: usize = 16 << 20;
+
+impl Config {
+    /// Most bytes of a batch of the internal topic. A record there is what members and groups make
+    /// of it, so that the limit for producers may be too low for it.
+    pub fn group_batch_bytes_max(&self) -> usize {
+        let of_segment = self.log.segment_bytes_max / 2;
+        let bytes_max = of_segment.max(self.limits.message_bytes_max);
+        bytes_max.min(BATCH_BYTES_MAX)
+    }
+
+    /// The settings of the coordinators of groups.
+    pub fn coordinator(&self) -> baton_groups::Config {
+        let groups = &self.groups;
+        let defaults = baton_groups::Config::default();
+        let heartbeat_ms = groups.heartbeat_interval_ms;
+        baton_groups::Config {
+            heartbeat_interval_ms: heartbeat_ms,
+            heartbeat_rebalance_ms: defaults.heartbeat_rebalance_ms.min(heartbeat_ms),
+            timeout_min_ms: groups.session_timeout_min_ms,
+            timeout_max_ms: groups.session_timeout_max_ms,
+            offsets_retention_ms: groups.offsets_retention_ms,
+            groups_max: groups.groups_max,
+            members_max: groups.members_max,
+            // While a subscription changes, a member has what it had beside what it shall have.
+            member_bytes_max: self.group_batch_bytes_max() / 2,
+            ..defaults
         }
     }
 }

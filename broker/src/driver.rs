@@ -147,6 +147,24 @@ pub enum ProduceError {
     Storage(StorageError),
 }
 
+impl ProduceError {
+    /// Whether the batch may be in the log all the same, or come to be in it: the next leader decides.
+    pub fn is_outcome_unknown(&self) -> bool {
+        match self {
+            ProduceError::Refused(refusal) => match refusal {
+                Refusal::CommitTimeout | Refusal::LeaderChanged | Refusal::StorageFailed => true,
+                Refusal::NotLeader
+                | Refusal::NotEnoughReplicas { .. }
+                | Refusal::OutOfOrder { .. }
+                | Refusal::ProducerFenced { .. }
+                | Refusal::NoLease
+                | Refusal::OutOfOffsets => false,
+            },
+            ProduceError::Storage(_) => false,
+        }
+    }
+}
+
 /// Why a replica takes no part any more.
 #[derive(Debug)]
 pub enum BrokenReason {

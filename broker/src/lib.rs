@@ -15,6 +15,7 @@ pub mod disk_probe;
 pub mod driver;
 pub mod embedded;
 pub mod failure;
+pub mod groups;
 pub mod hosting;
 pub mod http;
 pub mod logging;

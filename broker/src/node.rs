@@ -29,6 +29,7 @@ use crate::cold_reads::ColdReads;
 use crate::config::{Config, Voter};
 use crate::data_dir::DataDir;
 use crate::failure::Failure;
+use crate::groups::topic::GroupsTopic;
 use crate::net::listener::listen;
 use crate::producer_ids::ProducerIds;
 use crate::shared::{Known, Shared};
@@ -94,6 +95,7 @@ async fn serve(
         clock,
         known: watch::Sender::new(Known::default()),
         producer_ids: ProducerIds::default(),
+        groups_topic: GroupsTopic::default(),
         in_flight_bytes: Arc::new(Semaphore::new(config.limits.in_flight_bytes)),
         controller_heard: watch::Sender::new(None),
         connections: AtomicUsize::new(0),

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use baton_controller::state::ClusterState;
+use baton_groups::{Topic, Topics};
 use baton_protocol::client::ServerMessage;
 use baton_protocol::ids::{BrokerEpoch, BrokerId, BrokerLife, ClusterId, Tick};
 use baton_protocol::metadata::{ClusterView, TopicRecord};
@@ -17,6 +18,7 @@ use crate::actors::routes::Routes;
 use crate::clock::Clock;
 use crate::cold_reads::ColdReads;
 use crate::config::Config;
+use crate::groups::topic::GroupsTopic;
 use crate::net::connection::Outgoing;
 use crate::producer_ids::ProducerIds;
 
@@ -30,6 +32,10 @@ pub struct Known {
     /// What clients are pushed of this, once the first of them is: encoded once for all, since it is
     /// large where there are many partitions.
     push: Arc<OnceLock<Option<Outgoing>>>,
+    /// The topics as coordinators of groups see them, once the first of them does.
+    topics: Arc<OnceLock<Arc<Topics>>>,
+    /// The same as they were seen last: most changes of the metadata are none of these.
+    topics_before: Option<Arc<Topics>>,
 }
 
 impl Known {
@@ -37,6 +43,28 @@ impl Known {
     pub fn set_state(&mut self, state: Arc<ClusterState>) {
         self.state = Some(state);
         self.push = Arc::default();
+        let before = self.topics.get().cloned();
+        self.topics_before = before.or(self.topics_before.take());
+        self.topics = Arc::default();
+    }
+
+    /// All topics, none before the first word of a controller. The same ones, as long as none comes,
+    /// goes or grows.
+    pub fn topics(&self) -> Option<Arc<Topics>> {
+        let state = self.state.as_ref()?;
+        let topics = self.topics.get_or_init(|| {
+            let topic = |topic: &Arc<TopicRecord>| {
+                let partitions = topic.partitions.len() as u32;
+                let id = topic.id;
+                (topic.name.clone(), Topic { id, partitions })
+            };
+            let now = Topics::new(state.topics.values().map(topic));
+            match &self.topics_before {
+                Some(before) if **before == now => before.clone(),
+                _ => Arc::new(now),
+            }
+        });
+        Some(topics.clone())
     }
 
     /// The active controller is now this one, as far as is known. Whether that is news.
@@ -104,6 +132,8 @@ pub struct Shared {
     pub known: watch::Sender<Known>,
     /// Ids for idempotent producers.
     pub producer_ids: ProducerIds,
+    /// Has the topic of consumer groups made.
+    pub groups_topic: GroupsTopic,
     /// What requests of all clients may hold at a time, in bytes.
     pub in_flight_bytes: Arc<Semaphore>,
     /// When the last heartbeat was sent that a controller has answered, by this process's clock; the

@@ -45,12 +45,23 @@ impl Answer {
         let Some(out) = self.out.take() else {
             return;
         };
-        let id = self.id;
-        let message = ServerMessage::Response { id, result };
-        match Outgoing::encode(&message, Bytes::new()) {
+        let encode = |result| {
+            let message = ServerMessage::Response {
+                id: self.id,
+                result,
+            };
+            Outgoing::encode(&message, Bytes::new())
+        };
+        let frame = encode(result).or_else(|error| {
+            // It may be too large for a frame: whoever waits is told that much.
+            tracing::error!(%error, "an answer could not be encoded");
+            let text = format!("the answer cannot be sent: {error}");
+            encode(Err(WireError::new(ErrorCode::Internal, text)))
+        });
+        match frame {
             // A connection that is gone wants no answer.
             Ok(frame) => drop(out.send(frame.holding(std::mem::take(&mut self.permits)))),
-            Err(error) => tracing::error!(%error, "an answer could not be encoded"),
+            Err(error) => tracing::error!(%error, "an error could not be encoded"),
         }
     }
 }

@@ -153,8 +153,8 @@ async fn receive(
     while let Some(frame) = reader.next().await? {
         let PeerMessage { partition, message } = frame.message()?;
         let payload = frame.payload;
-        let known = shared.routes.with_actor(&partition, |actor| {
-            actor.do_send(FromPeer { message, payload });
+        let known = shared.routes.with(&partition, |hosted| {
+            hosted.actor.do_send(FromPeer { message, payload });
         });
         if known.is_none() {
             tracing::trace!(%partition, %from, "a message for a partition that is not here");

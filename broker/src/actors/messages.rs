@@ -12,9 +12,11 @@ use baton_protocol::peer::ReplicaMessage;
 use baton_replication::event::PartitionView;
 use baton_storage::{Chunk, FlushDone, StorageError};
 use bytes::Bytes;
+use tokio::sync::oneshot;
 
 use crate::actors::answer::Answer;
 use crate::driver::{CheckedBatch, FlushWork, Push};
+use crate::groups::host::Fate;
 
 // ---- to a partition -------------------------------------------------------------------------
 
@@ -30,6 +32,16 @@ pub struct Produce {
     pub timeout_ms: u32,
     /// Where to answer.
     pub answer: Answer,
+}
+
+/// A batch of this broker's own, which waits for its commit for as long as it takes.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct AppendOwn {
+    /// The batch, checked.
+    pub batch: CheckedBatch,
+    /// Told what became of it.
+    pub done: oneshot::Sender<Fate>,
 }
 
 /// A message of another replica.

@@ -6,6 +6,7 @@
 pub mod answer;
 pub mod control_link;
 pub mod controller;
+pub mod coordinator;
 pub mod flusher;
 pub mod inbound;
 pub mod messages;

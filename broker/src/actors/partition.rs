@@ -12,21 +12,22 @@ use baton_protocol::peer::PeerMessage;
 use baton_replication::Input;
 use baton_replication::event::{Acknowledged, Breach, Refusal, RequestId};
 use baton_storage::StorageError;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::actors::answer::Answer;
 use crate::actors::control_link::{ControlLink, Report};
 use crate::actors::flusher::Flusher;
 use crate::actors::messages::{
-    AskStatus, ClosePartition, Fence, Flushed, FromPeer, HandOver, LinkChanged, LogDamaged,
-    Produce, RunFlush, SetChangeRefused, TimePassed, ViewChanged, WasRead,
+    AppendOwn, AskStatus, ClosePartition, Fence, Flushed, FromPeer, HandOver, LinkChanged,
+    LogDamaged, Produce, RunFlush, SetChangeRefused, TimePassed, ViewChanged, WasRead,
 };
 use crate::actors::peer_link::PeerLinks;
 use crate::caretaker::Caretaker;
 use crate::clock::Clock;
 use crate::cold_reads::ColdReads;
-use crate::driver::{BrokenReason, Driver, Output, ProduceError};
+use crate::driver::{BrokenReason, CheckedBatch, Driver, Output, ProduceError};
 use crate::failure::Failure;
+use crate::groups::host::{Fate, Lead};
 
 /// How often a loss is reported until the metadata shows it, in milliseconds.
 const REPORT_AGAIN_MS: u64 = 1_000;
@@ -63,6 +64,16 @@ pub struct Told {
     pub watermark: watch::Sender<Offset>,
     /// Whether time alone may change something.
     pub awake: Arc<AtomicBool>,
+    /// Whether it leads; told where somebody on this broker has to know it at once.
+    pub lead: Option<watch::Sender<Option<Lead>>>,
+}
+
+/// Who waits for what becomes of a batch.
+enum Waiting {
+    /// A client.
+    Client(Answer),
+    /// The coordinator of this partition's groups.
+    Coordinator(oneshot::Sender<Fate>),
 }
 
 /// The actor of one replica.
@@ -75,7 +86,7 @@ pub struct Partition {
     around: Surroundings,
     told: Told,
     heard_at: Option<Tick>,
-    answers: HashMap<RequestId, Answer>,
+    answers: HashMap<RequestId, Waiting>,
     next_request: u64,
     loss_reported_at: Option<Tick>,
     /// The damage that was found in its log, until the metadata shows that it is made good.
@@ -141,6 +152,64 @@ impl Partition {
             self.dispatch_one(output, ctx);
         }
         self.outputs = outputs;
+        self.tell_lead();
+    }
+
+    /// Tells whether this replica leads, and since when all that earlier leaders acknowledged is known
+    /// to lie below the watermark.
+    fn tell_lead(&self) {
+        let Some(told) = &self.told.lead else {
+            return;
+        };
+        let replica = self.driver.replica();
+        let leading = replica.leading();
+        let ready_at = replica.is_ready().then_some(replica.log().high_watermark);
+        told.send_if_modified(|lead| {
+            let known = lead.map(|lead| (Some(lead.epoch), lead.ready_at.is_some()));
+            if known.unwrap_or_default() == (leading, ready_at.is_some()) {
+                return false;
+            }
+            *lead = leading.map(|epoch| Lead { epoch, ready_at });
+            true
+        });
+    }
+
+    fn answer(&self, waiting: Waiting, result: Result<Acknowledged, ProduceError>) {
+        match waiting {
+            Waiting::Client(answer) => {
+                answer.send(result.map(produced).map_err(|error| self.wire_error(error)));
+            }
+            Waiting::Coordinator(done) => {
+                let fate = match result {
+                    Ok(_) => Fate::Committed,
+                    Err(error) if error.is_outcome_unknown() => Fate::Unknown,
+                    Err(error) => Fate::NotStored(self.wire_error(error).code),
+                };
+                // Whoever asked may be gone.
+                done.send(fate).ok();
+            }
+        }
+    }
+
+    fn propose(
+        &mut self,
+        batch: &CheckedBatch,
+        acks: Acks,
+        timeout_ms: u32,
+        waiting: Option<Waiting>,
+        ctx: &mut Context<Self>,
+    ) {
+        let request = RequestId(self.next_request);
+        self.next_request += 1;
+        if let Some(waiting) = waiting {
+            self.answers.insert(request, waiting);
+        }
+        self.note_controller();
+        let now = self.around.clock.now();
+        let outputs = &mut self.outputs;
+        self.driver
+            .produce(now, request, batch, acks, timeout_ms, outputs);
+        self.dispatch(ctx);
     }
 
     fn dispatch_one(&mut self, output: Output, ctx: &mut Context<Self>) {
@@ -155,8 +224,8 @@ impl Partition {
                 self.links.send(to, &message, payload);
             }
             Output::Reply { request, result } => {
-                if let Some(answer) = self.answers.remove(&request) {
-                    answer.send(result.map(produced).map_err(|error| self.wire_error(error)));
+                if let Some(waiting) = self.answers.remove(&request) {
+                    self.answer(waiting, result);
                 }
             }
             Output::Flush(work) => self.around.flusher.do_send(RunFlush {
@@ -369,25 +438,30 @@ impl Handler<Produce> for Partition {
     type Result = ();
 
     fn handle(&mut self, message: Produce, ctx: &mut Self::Context) {
-        let request = RequestId(self.next_request);
-        self.next_request += 1;
-        match message.acks {
-            // It is answered with nothing, not even a refusal.
-            Acks::None => message.answer.forget(),
-            Acks::Leader | Acks::Committed => drop(self.answers.insert(request, message.answer)),
-        }
-        self.note_controller();
-        let now = self.around.clock.now();
-        let outputs = &mut self.outputs;
         let Produce {
             batch,
             acks,
             timeout_ms,
-            ..
+            answer,
         } = message;
-        self.driver
-            .produce(now, request, &batch, acks, timeout_ms, outputs);
-        self.dispatch(ctx);
+        let waiting = match acks {
+            // It is answered with nothing, not even a refusal.
+            Acks::None => {
+                answer.forget();
+                None
+            }
+            Acks::Leader | Acks::Committed => Some(Waiting::Client(answer)),
+        };
+        self.propose(&batch, acks, timeout_ms, waiting, ctx);
+    }
+}
+
+impl Handler<AppendOwn> for Partition {
+    type Result = ();
+
+    fn handle(&mut self, AppendOwn { batch, done }: AppendOwn, ctx: &mut Self::Context) {
+        let waiting = Some(Waiting::Coordinator(done));
+        self.propose(&batch, Acks::Committed, u32::MAX, waiting, ctx);
     }
 }
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, ResponseFuture};
 use baton_controller::state::ClusterState;
 use baton_protocol::error::{ErrorCode, WireError};
+use baton_protocol::groups::GROUPS_TOPIC;
 use baton_protocol::ids::{
     BrokerEpoch, BrokerId, BrokerLife, LeaderEpoch, PartitionIndex, TopicId, TopicPartition,
 };
@@ -22,6 +23,7 @@ use baton_storage::Trust;
 use tokio::sync::{Semaphore, watch};
 
 use crate::actors::control_link::Report;
+use crate::actors::coordinator::Coordinator;
 use crate::actors::messages::{
     CloseAll, ClosePartition, ControllerKnown, Fence, FencePartitions, HandOver, HandOverPartition,
     LinkChanged, MetadataCommands, MetadataSnapshot, Registered, SetChangeRefused,
@@ -494,12 +496,22 @@ impl Router {
         let around = self.around.clone();
         let links = worker.links.clone();
         let awake = Arc::new(AtomicBool::new(true));
+        let is_of_groups = topic.name == GROUPS_TOPIC;
+        let (lead, lead_changes) = watch::channel(None);
         let told = Told {
             watermark,
             awake: awake.clone(),
+            lead: is_of_groups.then_some(lead),
         };
         let replica = Partition::new(partition, name, driver, damage, links, around, told);
         let actor = Partition::start_in_arbiter(&worker.arbiter, |_| replica);
+        let coordinator = is_of_groups.then(|| {
+            let shared = self.shared.clone();
+            let (owner, reader) = (actor.clone(), reader.clone());
+            Coordinator::start_in_arbiter(&worker.arbiter, move |_| {
+                Coordinator::new(partition, shared, owner, reader, lead_changes)
+            })
+        });
         // First it can be found, then it speaks: of two replicas that begin at the same time the one
         // that spoke last is heard by the other, and nobody has to ask again.
         let hosted = Hosted {
@@ -508,6 +520,7 @@ impl Router {
             watermark: watermark_changes,
             lane: worker.lane,
             awake,
+            coordinator,
         };
         if self.shared.routes.insert(partition, hosted) {
             tracing::info!(%partition, "a replica's log could be opened after all");

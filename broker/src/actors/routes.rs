@@ -14,6 +14,7 @@ use baton_protocol::ids::{Offset, TopicPartition};
 use baton_storage::LogReader;
 use tokio::sync::watch;
 
+use crate::actors::coordinator::Coordinator;
 use crate::actors::partition::Partition;
 
 /// Parts of the table.
@@ -34,6 +35,8 @@ pub struct Hosted {
     ///
     /// [`Replica::is_at_rest`]: baton_replication::Replica::is_at_rest
     pub awake: Arc<AtomicBool>,
+    /// The coordinator of its groups, if it belongs to their topic.
+    pub coordinator: Option<Addr<Coordinator>>,
 }
 
 type Part = HashMap<TopicPartition, Hosted>;
@@ -67,14 +70,14 @@ impl Routes {
         self.part(partition).load().get(partition).cloned()
     }
 
-    /// The actor of this partition's replica, if it is here.
-    pub fn with_actor<T>(
+    /// Looks at this partition's replica, if it is here.
+    pub fn with<T>(
         &self,
         partition: &TopicPartition,
-        then: impl FnOnce(&Addr<Partition>) -> T,
+        then: impl FnOnce(&Hosted) -> T,
     ) -> Option<T> {
         let table = self.part(partition).load();
-        table.get(partition).map(|hosted| then(&hosted.actor))
+        table.get(partition).map(then)
     }
 
     /// Adds a replica. Whether it was noted before why it is not here.

@@ -9,19 +9,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{
-    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture,
+    Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, WrapFuture,
 };
+use baton_protocol::admin::AdminRequest;
 use baton_protocol::client::{
     Acks, CLIENT_PROTOCOL_VERSION, ClientRequest, RequestBody, ResponseBody, ServerMessage,
 };
 use baton_protocol::error::{ErrorCode, WireError};
 use baton_protocol::frame::RawFrame;
+use baton_protocol::groups::{GROUPS_TOPIC, GroupRequest};
 use baton_protocol::ids::{PartitionIndex, TopicId, TopicPartition};
 use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::actors::answer::Answer;
+use crate::actors::coordinator::{AskGroup, Coordinator};
 use crate::actors::messages::{AskStatus, Produce};
 use crate::actors::subscription::{Subscription, Wanted};
 use crate::driver::CheckedBatch;
@@ -167,10 +170,13 @@ impl Session {
                 self.subscriptions.remove(&subscription);
                 answer.send(Ok(ResponseBody::Done));
             }
-            RequestBody::Group { .. } => answer.send(Err(WireError::new(
-                ErrorCode::NotCoordinator,
-                "this broker coordinates no groups",
-            ))),
+            RequestBody::Group { partition, request } => self.group(partition, request, answer),
+            RequestBody::Admin(AdminRequest::MakeGroupsTopic { .. }) => {
+                answer.send(Err(WireError::new(
+                    ErrorCode::InvalidRequest,
+                    "the topic of consumer groups is made by the brokers, when the first consumer of a group comes",
+                )));
+            }
             RequestBody::Admin(request) => {
                 let control = self.shared.control.clone();
                 actix::spawn(async move {
@@ -237,14 +243,60 @@ impl Session {
             timeout_ms,
             answer,
         });
-        self.shared.routes.with_actor(&id, |actor| {
-            if let Some(message) = message.take() {
-                actor.do_send(message);
+        let internal = self.shared.routes.with(&id, |hosted| {
+            let internal = hosted.coordinator.is_some();
+            if let Some(message) = message.take_if(|_| !internal) {
+                hosted.actor.do_send(message);
             }
+            internal
         });
         if let Some(message) = message {
-            refuse(acks, message.answer, self.not_here(id));
+            let error = match internal {
+                Some(true) => self.internal(id),
+                _ => self.not_here(id),
+            };
+            refuse(acks, message.answer, error);
         }
+    }
+
+    /// Why nothing is produced to a topic of Baton's own.
+    fn internal(&self, id: TopicPartition) -> WireError {
+        let name = self.name_of(id);
+        let text = format!("partition {name} is of an internal topic: only brokers write it");
+        WireError::new(ErrorCode::InvalidRequest, text)
+    }
+
+    /// Hands a request about a group to its coordinator, if that is here.
+    fn group(&self, partition: PartitionIndex, request: GroupRequest, answer: Answer) {
+        match self.coordinator(partition) {
+            Ok(coordinator) => coordinator.do_send(AskGroup { request, answer }),
+            Err(error) => answer.send(Err(error)),
+        }
+    }
+
+    fn coordinator(&self, partition: PartitionIndex) -> Result<Addr<Coordinator>, WireError> {
+        let known = self.shared.known.borrow().clone();
+        let topics = known.topics().ok_or_else(no_metadata)?;
+        let Some(topic) = topics.named(GROUPS_TOPIC) else {
+            return Err(self.shared.groups_topic.ask_for(&self.shared));
+        };
+        let id = TopicPartition {
+            topic: topic.id,
+            partition,
+        };
+        if !topics.has(id) {
+            return Err(self.not_here(id));
+        }
+        let routes = &self.shared.routes;
+        let coordinator = routes.with(&id, |hosted| hosted.coordinator.clone());
+        coordinator.flatten().ok_or_else(|| {
+            let text = format!(
+                "broker {} does not coordinate the groups of {}; ask that partition's leader",
+                self.shared.broker,
+                self.name_of(id)
+            );
+            WireError::new(ErrorCode::NotCoordinator, text)
+        })
     }
 
     fn partition_status(&self, topic: TopicId, partition: PartitionIndex, answer: Answer) {

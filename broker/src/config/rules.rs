@@ -70,6 +70,19 @@ pub(super) const KEYS: &[(&str, Rule)] = &[
         "limits.connections_max",
         Number(1, 1_000_000, " connections"),
     ),
+    ("groups.partitions", Number(1, 1_000, " partitions")),
+    (
+        "groups.offsets_retention_ms",
+        Number(60_000, 315_360_000_000, " ms"),
+    ),
+    ("groups.heartbeat_interval_ms", Number(50, 60_000, " ms")),
+    ("groups.session_timeout_min_ms", Number(100, 600_000, " ms")),
+    (
+        "groups.session_timeout_max_ms",
+        Number(1_000, 86_400_000, " ms"),
+    ),
+    ("groups.groups_max", Number(1, 1_000_000, " groups")),
+    ("groups.members_max", Number(1, 100_000, " members")),
     (
         "logging.level",
         OneOf(&["error", "warn", "info", "debug", "trace"]),
@@ -231,6 +244,7 @@ pub(super) fn conflict(config: &Config) -> Option<Conflict> {
         raft,
         log,
         limits,
+        groups,
         ..
     } = config;
     let message = limits.message_bytes_max;
@@ -299,6 +313,15 @@ pub(super) fn conflict(config: &Config) -> Option<Conflict> {
             format!(
                 "at least limits.in_flight_bytes_per_connection, which is {}",
                 ByteSize(limits.in_flight_bytes_per_connection as u64)
+            ),
+        ),
+        (
+            groups.session_timeout_max_ms < groups.session_timeout_min_ms,
+            "groups.session_timeout_max_ms",
+            "groups.session_timeout_min_ms",
+            format!(
+                "at least groups.session_timeout_min_ms, which is {}",
+                groups.session_timeout_min_ms
             ),
         ),
     ];

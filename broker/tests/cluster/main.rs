@@ -4,6 +4,7 @@ mod client;
 mod damage;
 mod examples;
 mod failover;
+mod groups;
 mod harness;
 mod health;
 mod hostile;
