@@ -58,10 +58,17 @@ impl Known {
                 let id = topic.id;
                 (topic.name.clone(), Topic { id, partitions })
             };
-            let now = Topics::new(state.topics.values().map(topic));
+            let is_known = |topic: &Arc<TopicRecord>, before: &Topics| {
+                before.partitions(topic.id) == Some(topic.partitions.len() as u32)
+            };
+            let mut now = state.topics.values();
             match &self.topics_before {
-                Some(before) if **before == now => before.clone(),
-                _ => Arc::new(now),
+                Some(before)
+                    if before.len() == now.len() && now.all(|topic| is_known(topic, before)) =>
+                {
+                    before.clone()
+                }
+                _ => Arc::new(Topics::new(state.topics.values().map(topic))),
             }
         });
         Some(topics.clone())
@@ -236,6 +243,27 @@ mod tests {
         assert!(shown.iter().all(|partition| partition.begins.is_empty()));
         let none = known.view(Some(&[])).expect("known");
         assert_eq!((none.index, none.topics.len()), (all.index, 0));
+    }
+
+    #[test]
+    fn coordinators_see_the_same_topics_until_one_changes() {
+        let mut known = Known::default();
+        assert!(known.topics().is_none());
+        let mut state = state();
+        known.set_state(Arc::new(state.clone()));
+        let first = known.topics().expect("known");
+        assert_eq!(first.named("t").map(|topic| topic.partitions), Some(3));
+        // Nobody looks in between; and then the metadata changes in what is none of theirs.
+        known.set_state(Arc::new(state.clone()));
+        state.index = MetadataIndex(9);
+        known.set_state(Arc::new(state.clone()));
+        assert!(Arc::ptr_eq(&known.topics().expect("known"), &first));
+        let delete = Command::DeleteTopic {
+            id: TopicId::default(),
+        };
+        state.apply(MetadataIndex(10), &delete);
+        known.set_state(Arc::new(state));
+        assert_eq!(known.topics().expect("known").len(), 0);
     }
 
     #[test]

@@ -31,6 +31,16 @@ impl Topics {
         Topics { by_name, by_id }
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
     /// The topic of this name.
     pub fn named(&self, name: &str) -> Option<Topic> {
         self.by_name.get(name).copied()

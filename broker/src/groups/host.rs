@@ -413,3 +413,6 @@ impl Host {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 
 use baton_groups::record::{Record, RecordError};
 use baton_protocol::batch::{
-    BatchBuilder, BatchError, EXPANDED_BYTES_MAX, EntryIter, RecordIter, expand_records,
+    BatchBuilder, BatchError, BatchHeader, EXPANDED_BYTES_MAX, EntryIter, RecordIter,
+    expand_records,
 };
 use baton_protocol::ids::Offset;
 use baton_storage::{LogReader, ReadError};
@@ -83,22 +84,39 @@ pub fn decode(entries: &Bytes) -> Result<Vec<Record>, ReplayError> {
             at: Offset::ZERO,
             error,
         })?;
-        // Where a leader began.
-        if entry.header.is_control() {
-            continue;
-        }
-        let at = entry.header.base_offset();
-        let in_batch = |error| ReplayError::Batch { at, error };
-        let batch = entries.slice_ref(entry.batch);
-        let plain = expand_records(&batch, &entry.header, EXPANDED_BYTES_MAX).map_err(in_batch)?;
-        for record in RecordIter::of(&plain, &entry.header) {
-            let record = record.map_err(in_batch)?;
-            let at = record.offset;
-            let read = Record::decode(record.key.unwrap_or_default(), record.value);
-            records.push(read.map_err(|error| ReplayError::Record { at, error })?);
-        }
+        decode_into(&entries.slice_ref(entry.batch), &entry.header, &mut records)?;
     }
     Ok(records)
+}
+
+/// The records of one batch.
+pub fn decode_batch(batch: &Bytes) -> Result<Vec<Record>, ReplayError> {
+    let mut records = Vec::new();
+    let at = Offset::ZERO;
+    let header = BatchHeader::parse(batch).map_err(|error| ReplayError::Batch { at, error })?;
+    decode_into(batch, &header, &mut records)?;
+    Ok(records)
+}
+
+fn decode_into(
+    batch: &Bytes,
+    header: &BatchHeader,
+    records: &mut Vec<Record>,
+) -> Result<(), ReplayError> {
+    // Where a leader began.
+    if header.is_control() {
+        return Ok(());
+    }
+    let at = header.base_offset();
+    let in_batch = |error| ReplayError::Batch { at, error };
+    let plain = expand_records(batch, header, EXPANDED_BYTES_MAX).map_err(in_batch)?;
+    for record in RecordIter::of(&plain, header) {
+        let record = record.map_err(in_batch)?;
+        let at = record.offset;
+        let read = Record::decode(record.key.unwrap_or_default(), record.value);
+        records.push(read.map_err(|error| ReplayError::Record { at, error })?);
+    }
+    Ok(())
 }
 
 /// A record is larger than what can be stored.
@@ -137,4 +155,70 @@ pub fn pack(
         batches.push_back(batch.build(None));
     }
     Ok(batches)
+}
+
+#[cfg(test)]
+mod tests {
+    use baton_groups::record::GroupState;
+    use baton_protocol::batch::{assign, control_batch_epoch_start, entry_crc};
+    use baton_protocol::ids::{GroupEpoch, LeaderEpoch};
+
+    use super::*;
+
+    fn record(epoch: u64) -> Record {
+        let value = GroupState {
+            epoch: GroupEpoch(epoch),
+            idle_since_ms: None,
+        };
+        Record::Group {
+            group: "g".repeat(100),
+            value: (epoch > 0).then_some(value),
+        }
+    }
+
+    /// An entry of this batch, stored at an offset.
+    fn entry(batch: &[u8], base: u64) -> Vec<u8> {
+        let mut batch = batch.to_vec();
+        assign(&mut batch, Offset(base), LeaderEpoch(3));
+        let mut entry = entry_crc(&batch).to_be_bytes().to_vec();
+        entry.extend(batch);
+        entry
+    }
+
+    #[test]
+    fn what_is_packed_is_read_back_in_order() {
+        let records: Vec<Record> = (0..100).map(record).collect();
+        let batches = pack(&records, 1_000, 5).expect("small");
+        assert!(batches.len() > 10, "none is larger than allowed");
+        let mut entries = entry(&control_batch_epoch_start(Offset(0), LeaderEpoch(3), 0), 0);
+        let mut base = 1;
+        for batch in &batches {
+            assert!(batch.len() <= 1_000);
+            entries.extend(entry(batch, base));
+            base += decode_batch(batch).expect("own records").len() as u64;
+        }
+        assert_eq!(decode(&entries.into()).expect("sound"), records);
+        assert!(pack(&[], 1_000, 5).expect("nothing").is_empty());
+    }
+
+    #[test]
+    fn what_is_not_of_groups_is_no_record() {
+        let mut batch = BatchBuilder::default();
+        batch.push(0, None, Some(b"value"), &[]);
+        let read = decode(&entry(&batch.build(None), 7).into());
+        let Err(ReplayError::Record { at, .. }) = read else {
+            panic!("{read:?}");
+        };
+        assert_eq!(at, Offset(7));
+        let mut torn = entry(&pack(&[record(1)], 1_000, 0).expect("small")[0], 7);
+        torn[50] ^= 1;
+        let read = decode(&torn.into());
+        assert!(matches!(read, Err(ReplayError::Batch { .. })), "{read:?}");
+    }
+
+    #[test]
+    fn a_record_that_fits_no_batch_is_refused() {
+        let error = pack(&[record(1)], 150, 0).expect_err("too large");
+        assert!(error.bytes > 150 && error.max == 150, "{error:?}");
+    }
 }
