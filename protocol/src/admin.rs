@@ -81,7 +81,7 @@ pub enum AdminRequest {
     MakeGroupsTopic {
         /// 1 to [`PARTITIONS_MAX`]. It never changes.
         partitions: u32,
-        /// Copies of each partition. As many brokers have to be alive.
+        /// Copies of each partition. As many brokers must have come, and two of them be alive.
         replicas: u32,
     },
     /// Reserves a range of ids for idempotent producers. Brokers ask this for their clients.

@@ -301,21 +301,27 @@ impl ControllerCore {
         Ok(Step::Propose(command, what))
     }
 
-    /// The topic stays as it is made now, so it waits until there are brokers for all its replicas.
+    /// The topic stays as it is made now, so it waits until as many brokers as it has replicas have
+    /// come. Some of them may be down: consumers need not wait until all are well.
     fn prepare_groups_topic(
         &self,
         partitions: u32,
         replicas: u32,
         topic: TopicId,
     ) -> Result<Step, WireError> {
+        if replicas == 0 {
+            return Err(invalid("a topic has 1 replica at least, not 0"));
+        }
+        let sync_followers = 1.min(replicas - 1);
+        let brokers = self.state.brokers.values();
+        let known = brokers.filter(|broker| !broker.draining).count() as u32;
         let alive = self.brokers_alive();
-        if alive < replicas {
+        if known < replicas || alive <= sync_followers {
             let text = format!(
-                "the topic of consumer groups has {replicas} replicas, and {alive} brokers are alive; it is made when there are as many"
+                "the topic of consumer groups has {replicas} replicas, one of them led and {sync_followers} in step; {known} brokers have come, {alive} are alive"
             );
             return Err(WireError::new(ErrorCode::Unavailable, text));
         }
-        let (replicas, sync_followers) = self.copies(Some(replicas), None)?;
         let config = TopicConfig {
             replicas,
             sync_followers,

@@ -7,6 +7,8 @@ use baton_controller::core::{Config, ControllerCore, Effect, Input, SessionId};
 use baton_controller::session::{FromController, ToController};
 use baton_controller::state::ClusterState;
 use baton_protocol::admin::{AdminRequest, AdminResponse};
+use baton_protocol::error::{ErrorCode, WireError};
+use baton_protocol::groups::GROUPS_TOPIC;
 use baton_protocol::ids::{BrokerEpoch, BrokerId, LeaderEpoch, MetadataIndex, Tick, TopicId};
 use uuid::Uuid;
 
@@ -429,6 +431,67 @@ fn leaders_are_spread_evenly_and_bad_requests_refused() {
             "{name}"
         );
     }
+}
+
+#[test]
+fn the_topic_of_groups_is_made_once_though_a_broker_is_down_and_stays() {
+    let mut stage = Stage::new(1);
+    let ask = |stage: &mut Stage, request, id: u128| {
+        let admin = ToController::Admin {
+            id: 8,
+            request,
+            fresh_topic_id: TopicId(Uuid::from_u128(id)),
+        };
+        stage.say(2, admin);
+        stage.last_answer(2)
+    };
+    let make = |replicas| AdminRequest::MakeGroupsTopic {
+        partitions: 4,
+        replicas,
+    };
+    stage.kill_leader();
+    let refused = |result: Result<AdminResponse, WireError>| result.expect_err("refused").code;
+    assert_eq!(
+        refused(ask(&mut stage, make(0), 50)),
+        ErrorCode::InvalidRequest
+    );
+    // The fourth broker has not come yet.
+    assert_eq!(
+        refused(ask(&mut stage, make(4), 51)),
+        ErrorCode::Unavailable
+    );
+    ask(&mut stage, make(3), 52).expect("made");
+    assert_eq!(
+        refused(ask(&mut stage, make(3), 53)),
+        ErrorCode::TopicExists
+    );
+    let topic = stage.log.topic_named(GROUPS_TOPIC).expect("made");
+    assert_eq!(
+        (topic.config.sync_followers, topic.config.unclean_election),
+        (1, false)
+    );
+    for partition in &topic.partitions {
+        // The one that is down holds a replica all the same, and leads none.
+        assert_eq!(partition.replicas[2], BrokerId(1));
+    }
+    let name = GROUPS_TOPIC.to_owned();
+    let delete = AdminRequest::DeleteTopic { name: name.clone() };
+    assert_eq!(
+        refused(ask(&mut stage, delete, 54)),
+        ErrorCode::InvalidRequest
+    );
+    let create = AdminRequest::CreateTopic {
+        name,
+        partitions: None,
+        replicas: None,
+        sync_followers: None,
+        flush: None,
+        unclean_election: None,
+    };
+    assert_eq!(
+        refused(ask(&mut stage, create, 55)),
+        ErrorCode::InvalidTopicName
+    );
 }
 
 #[test]

@@ -148,6 +148,29 @@ async fn a_frozen_coordinator_forgets_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn groups_begin_though_a_broker_is_down() {
+    let dir = tempfile::tempdir().expect("dir");
+    let cluster = Cluster::start(dir.path(), free_ports());
+    let client = cluster.client().await;
+    make_topic(&client, TOPIC).await;
+    let (down, _) = whole(&client, TOPIC, 0).await;
+    cluster.signal(down, Signal::STOP);
+    while !client.view().brokers.values().any(|broker| broker.fenced) {
+        sleep(Duration::from_millis(20)).await;
+    }
+    let member = Member::join(&client, GROUP, TOPIC).await;
+    assert_eq!(member.owns.len(), PARTITIONS);
+    let refused = member.commit(|_| Offset(1)).await.expect("taken");
+    assert!(refused.is_empty());
+    cluster.signal(down, Signal::CONT);
+    for partition in 0..16 {
+        whole(&client, GROUPS_TOPIC, partition).await;
+    }
+    drop((client, member));
+    cluster.end();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn groups_survive_a_restart_of_all_brokers_and_the_deletion_of_a_topic() {
     let dir = tempfile::tempdir().expect("dir");
     let port = free_ports();

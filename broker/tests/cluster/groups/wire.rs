@@ -111,7 +111,7 @@ pub async fn ask_at(
 pub fn coordinator_of(client: &Client, group: &str) -> (PartitionIndex, String) {
     let view = client.view();
     let any = || {
-        let brokers = view.brokers.values();
+        let brokers = view.brokers.values().filter(|broker| !broker.fenced);
         brokers.map(|broker| broker.client_address.clone()).next()
     };
     let Some(topic) = view.topics.get(GROUPS_TOPIC) else {
