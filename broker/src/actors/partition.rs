@@ -161,16 +161,11 @@ impl Partition {
         let Some(told) = &self.told.lead else {
             return;
         };
-        let replica = self.driver.replica();
-        let leading = replica.leading();
-        let ready_at = replica.is_ready().then_some(replica.log().high_watermark);
         told.send_if_modified(|lead| {
-            let known = lead.map(|lead| (Some(lead.epoch), lead.ready_at.is_some()));
-            if known.unwrap_or_default() == (leading, ready_at.is_some()) {
-                return false;
-            }
-            *lead = leading.map(|epoch| Lead { epoch, ready_at });
-            true
+            let now = Lead::of(self.driver.replica(), *lead);
+            let changed = now != *lead;
+            *lead = now;
+            changed
         });
     }
 

@@ -15,6 +15,7 @@ use baton_groups::{Config, Coordinator, Effect, Input, Refusal, Topics};
 use baton_protocol::error::{ErrorCode, WireError};
 use baton_protocol::groups::{GroupRequest, GroupResponse};
 use baton_protocol::ids::{LeaderEpoch, Offset, Tick};
+use baton_replication::Replica;
 use bytes::Bytes;
 
 use crate::groups::log::{Piece, ReplayError, pack};
@@ -31,6 +32,17 @@ pub struct Lead {
     /// Once all that earlier leaders have acknowledged is known to lie below the watermark: where that
     /// stood then.
     pub ready_at: Option<Offset>,
+}
+
+impl Lead {
+    /// What a replica has to tell, and told last.
+    pub fn of(replica: &Replica, told: Option<Lead>) -> Option<Lead> {
+        let epoch = replica.leading()?;
+        let told = told.filter(|told| told.epoch == epoch);
+        let ready = || replica.is_ready().then_some(replica.log().high_watermark);
+        let ready_at = told.and_then(|told| told.ready_at).or_else(ready);
+        Some(Lead { epoch, ready_at })
+    }
 }
 
 /// What became of a batch.

@@ -29,7 +29,7 @@ impl GroupsTopic {
     pub fn ask_for(&self, shared: &Arc<Shared>) -> WireError {
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         if !std::mem::replace(&mut asked.under_way, true) {
-            actix::spawn(make(shared.clone()));
+            tokio::spawn(make(shared.clone()));
         }
         let text = match &asked.refused {
             None => "the topic of consumer groups is being made; retry".to_owned(),

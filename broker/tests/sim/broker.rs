@@ -16,6 +16,7 @@ use baton_replication::{Input, Replica};
 
 use crate::cluster::World;
 use crate::disk::{Disk, News};
+use crate::groups::Coordinators;
 use crate::log_file::LogFile;
 use crate::observation::Observation;
 use crate::schedule::{Attempt, BrokerEvent, Event, Run};
@@ -57,6 +58,7 @@ pub struct Process {
     pub next_request: u64,
     /// Replicas that earlier lives had: those that the metadata showed first.
     pub inherited: Option<BTreeSet<TopicPartition>>,
+    pub coordinators: Coordinators,
 }
 
 /// A replica that the metadata places here.
@@ -126,6 +128,25 @@ impl World {
                 }
             }
             BrokerEvent::Produce(partition, attempt) => self.on_produce(id, partition, attempt),
+            BrokerEvent::AskGroup(request) => self.on_ask_group(id, request),
+            BrokerEvent::GroupsRead {
+                partition,
+                reign,
+                from,
+                up_to,
+            } => self.on_groups_read(id, partition, reign, from, up_to),
+            BrokerEvent::AppendGroups {
+                partition,
+                number,
+                batch,
+            } => self.on_append_groups(id, partition, number, batch),
+            BrokerEvent::GroupsAppended {
+                partition,
+                number,
+                fate,
+            } => self.act_on_host(id, partition, |host, now, out| {
+                host.appended(now, number, fate, out);
+            }),
         }
     }
 
@@ -297,6 +318,7 @@ impl World {
             broker.disk.lock().failed = false;
         }
         self.observed.push(Observation::Opened(id, partition));
+        self.host_groups(id, partition);
         self.input(id, partition, Input::Metadata(told));
     }
 
@@ -345,6 +367,8 @@ impl World {
             }
         }
         self.outputs = outputs;
+        // What changes about the lead is known at once.
+        self.act_on_host(id, partition, |_, _, _| ());
     }
 }
 

@@ -12,6 +12,7 @@ use crate::controller::Controller;
 use crate::convergence;
 use crate::disk::Content;
 use crate::faults::{self, Scheduled};
+use crate::groups::Groups;
 use crate::invariants::Invariants;
 use crate::network::{Network, Noise};
 use crate::observation::Observation;
@@ -59,6 +60,7 @@ pub struct World {
     pub topics: Topics,
     pub producers: Vec<Producer>,
     pub consumers: Vec<Consumer>,
+    pub groups: Groups,
     pub faults: Vec<Scheduled>,
     /// Leaders of whom only one follower hears, and who does not, by the fault that made it so.
     pub muted: BTreeMap<FaultIndex, (BrokerId, Vec<BrokerId>)>,
@@ -113,6 +115,7 @@ impl World {
             topics: Topics::new(seed, ids.len() as u32, PEACE_FROM),
             producers: producers::all(),
             consumers: consumers::all(),
+            groups: Groups::new(seed),
             faults,
             muted: BTreeMap::new(),
             powerless: BTreeSet::new(),
@@ -154,6 +157,10 @@ impl World {
             let event = Event::ConsumerTick(ClientIndex(i));
             world.schedule.after(400, event);
         }
+        for i in 0..world.groups.members.len() {
+            let event = Event::MemberTick(ClientIndex(i));
+            world.schedule.after(400, event);
+        }
         for (i, scheduled) in world.faults.iter().enumerate() {
             let event = Event::Fault(FaultIndex(i));
             world.schedule.at(scheduled.at, event);
@@ -175,6 +182,7 @@ impl World {
             self.check();
         }
         convergence::check(&self);
+        self.check_groups_at_rest();
         self.stats.add("faults", self.faults.len() as u64);
         Report {
             stats: self.stats,
@@ -236,6 +244,8 @@ impl World {
             Event::Answer(attempt, base) => self.on_answer(attempt, base),
             Event::ProducerTick(index) => self.on_producer_tick(index),
             Event::ConsumerTick(index) => self.on_consumer_tick(index),
+            Event::MemberTick(index) => self.on_member_tick(index),
+            Event::GroupAnswer(request, answer) => self.on_group_answer(request, answer),
             Event::AdminTick => self.on_admin_tick(),
             Event::Fault(index) => {
                 self.tell(|| format!("{:?}", self.faults[index.0].fault));

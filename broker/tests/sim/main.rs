@@ -17,6 +17,7 @@ mod controller;
 mod convergence;
 mod disk;
 mod faults;
+mod groups;
 mod injection;
 mod invariants;
 mod log_file;
@@ -157,6 +158,10 @@ fn every_promise_holds_under_faults_and_everything_converges() {
         "brokers ended by their disk",
         "clock jumps",
         "reads waited for",
+        "coordinators took office",
+        "offsets of groups acknowledged",
+        "changes of groups not stored",
+        "members put out",
     ] {
         assert!(fixed.stats.of(rare) > 0, "never seen: {rare}");
     }

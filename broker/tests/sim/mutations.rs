@@ -1,6 +1,7 @@
 //! Each rule is needed: with it switched off, some seed fails.
 
 use baton_controller::rules::Rule as ControllerRule;
+use baton_groups::rules::Rule as GroupsRule;
 use baton_replication::rules::Rule as ReplicaRule;
 
 use crate::runner::run_many;
@@ -49,6 +50,8 @@ const RULES: &[(Rule, u64)] = &[
         Rule::Controller(ControllerRule::LossyElectionsAreRecorded),
         0,
     ),
+    (Rule::Groups(GroupsRule::AnsweredOnceCommitted), 0),
+    (Rule::Groups(GroupsRule::CommitsDoNotGoBack), 0),
     (Rule::Host(HostRule::MetadataFirst), 0),
     (Rule::Host(HostRule::TopicIds), 36),
     (Rule::Host(HostRule::LossIsReported), 8),

@@ -195,6 +195,9 @@ impl World {
         if !suspects.is_empty() {
             self.tell_controller(id, ToController::ReportSuspect(suspects));
         }
+        if self.brokers[&id].process.is_some() {
+            self.tick_coordinators(id);
+        }
     }
 
     /// Other brokers that are known to this one.

@@ -216,6 +216,9 @@ impl World {
         request: RequestId,
         result: Result<Acknowledged, ProduceError>,
     ) {
+        if self.is_answer_to_coordinator(id, request, &result) {
+            return;
+        }
         let epoch = self.brokers[&id]
             .driver(&partition)
             .and_then(|driver| driver.replica().leading());

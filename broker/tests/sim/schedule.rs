@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 
 use baton::driver::{FlushWork, Push, ReadWork};
+use baton::groups::host::Fate;
 use baton_controller::core::{SessionId, Token};
 use baton_controller::session::{FromController, ToController};
-use baton_protocol::ids::{BrokerId, Offset, Tick, TopicPartition};
+use baton_protocol::ids::{BrokerId, LeaderEpoch, Offset, Tick, TopicPartition};
 use baton_protocol::peer::ReplicaMessage;
 use bytes::Bytes;
 
+use crate::groups::Answer;
 use crate::oracle::RecordId;
 
 /// One process of a broker. What was meant for an earlier one is void.
@@ -53,6 +55,24 @@ pub enum BrokerEvent {
     Word(SessionId, FromController),
     SessionEnded(SessionId),
     Produce(TopicPartition, Attempt),
+    /// A member's request.
+    AskGroup(u64),
+    GroupsRead {
+        partition: TopicPartition,
+        reign: LeaderEpoch,
+        from: Option<Offset>,
+        up_to: Offset,
+    },
+    AppendGroups {
+        partition: TopicPartition,
+        number: u64,
+        batch: Bytes,
+    },
+    GroupsAppended {
+        partition: TopicPartition,
+        number: u64,
+        fate: Fate,
+    },
 }
 
 /// What happens at the controller.
@@ -74,6 +94,8 @@ pub enum Event {
     Answer(Attempt, Option<Offset>),
     ProducerTick(ClientIndex),
     ConsumerTick(ClientIndex),
+    MemberTick(ClientIndex),
+    GroupAnswer(u64, Answer),
     AdminTick,
     Fault(FaultIndex),
     FaultEnds(FaultIndex),

@@ -7,6 +7,8 @@ pub enum Rule {
     Replica(baton_replication::rules::Rule),
     /// Of the controller.
     Controller(baton_controller::rules::Rule),
+    /// Of the coordinator of groups.
+    Groups(baton_groups::rules::Rule),
     /// Of the host around a replica.
     Host(HostRule),
 }
@@ -29,6 +31,7 @@ pub enum HostRule {
 pub struct Switches {
     pub replica: baton_replication::rules::Rules,
     pub controller: baton_controller::rules::Rules,
+    pub groups: baton_groups::rules::Rules,
     off: Option<HostRule>,
 }
 
@@ -43,6 +46,7 @@ impl Switches {
             Rule::Controller(rule) => {
                 switches.controller = baton_controller::rules::Rules::without(rule);
             }
+            Rule::Groups(rule) => switches.groups = baton_groups::rules::Rules::without(rule),
             Rule::Host(rule) => switches.off = Some(rule),
         }
         switches

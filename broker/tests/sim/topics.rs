@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use baton_controller::session::ToController;
 use baton_protocol::admin::AdminRequest;
+use baton_protocol::groups::GROUPS_TOPIC;
 use baton_protocol::ids::{BrokerId, LeaderEpoch, PartitionIndex, Tick, TopicId, TopicPartition};
 use baton_protocol::metadata::Flush;
 use uuid::Uuid;
@@ -160,6 +161,20 @@ impl World {
                 },
             };
             self.ask(act, request);
+        }
+        if self.groups.are_on
+            && self
+                .controller
+                .committed
+                .topic_named(GROUPS_TOPIC)
+                .is_none()
+        {
+            // As brokers do when the first consumer of a group comes.
+            let request = AdminRequest::MakeGroupsTopic {
+                partitions: 1,
+                replicas: 3,
+            };
+            self.ask(0, request);
         }
     }
 
