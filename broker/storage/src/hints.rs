@@ -6,14 +6,14 @@
 //! what is being cut. The mark is made durable in the same way, at the same occasion or when it has not
 //! been for a while: a log of thousands would otherwise keep its thread waiting for the disk.
 
-use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use baton_protocol::ids::{LeaderEpoch, Offset};
 
-use crate::error::StorageError;
+use crate::error::{IoContext, StorageError};
 use crate::files::sync_dir;
 use crate::flush::Trusted;
 use crate::header::{LogIdentity, SEGMENT_HEADER_BYTES};
@@ -41,6 +41,20 @@ pub(crate) struct Hints {
     account: Option<(Point, Vec<u8>)>,
     /// How far the log was when an account was last given: segment and bytes of it.
     account_at: (Offset, usize),
+    /// A start that was moved, and that the mark does not say yet.
+    start: Option<MovedStart>,
+    /// How often the log has begun anew.
+    resets: u64,
+    /// Files below the log's start, each with the end of its last entry, oldest first.
+    expired: Vec<(Offset, PathBuf)>,
+}
+
+/// A start that was moved.
+#[derive(Debug)]
+struct MovedStart {
+    at: Point,
+    /// The account of the producers below it, which has to be durable before the mark says it.
+    account: Option<Arc<Vec<u8>>>,
 }
 
 /// What a log shares with its jobs. It goes with the log, so that no job outlives it.
@@ -50,6 +64,8 @@ struct Shared {
     identity: LogIdentity,
     /// Held while a job runs.
     turn: Mutex<Turn>,
+    /// The account of what lies below the log's start is durable as of here.
+    account_at_start: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -58,6 +74,8 @@ struct Turn {
     cuts: Option<u64>,
     /// The end that the account is of which was kept last.
     account_end: Offset,
+    /// How often the log has begun anew: a job that was made before removes no files.
+    resets: u64,
 }
 
 impl Shared {
@@ -91,7 +109,9 @@ impl Hints {
             turn: Mutex::new(Turn {
                 cuts: Some(0),
                 account_end: Offset::ZERO,
+                resets: 0,
             }),
+            account_at_start: AtomicU64::new(0),
         };
         Hints {
             shared: Arc::new(shared),
@@ -100,6 +120,9 @@ impl Hints {
             bytes_done: 0,
             account: None,
             account_at: (Offset::ZERO, 0),
+            start: None,
+            resets: 0,
+            expired: Vec::new(),
         }
     }
 
@@ -137,6 +160,47 @@ impl Hints {
         self.account_at = (Offset::ZERO, 0);
         Ok(())
     }
+
+    /// The log starts at `at` from now on, and these segments, which come first in it, are no part of
+    /// it any more.
+    pub fn let_go(
+        &mut self,
+        gone: impl Iterator<Item = Part>,
+        at: Point,
+        account: Option<Vec<u8>>,
+    ) {
+        for part in gone {
+            let path = part.segment.path().to_owned();
+            self.expired.push((part.extent().1, path));
+            if self.parts_done == 0 {
+                self.bytes_done = 0;
+            }
+            self.parts_done = self.parts_done.saturating_sub(1);
+        }
+        let account = account.map(Arc::new);
+        self.start = Some(MovedStart { at, account });
+    }
+
+    /// A start that was moved and that the mark may say now.
+    pub fn start_to_mark(&mut self) -> Option<Point> {
+        let durable = self.shared.account_at_start.load(Ordering::Acquire);
+        let moved = self
+            .start
+            .take_if(|moved| moved.account.is_none() || durable >= moved.at.end.0)?;
+        Some(moved.at)
+    }
+
+    /// The log is about to begin anew: all indexes are removed, durably, and jobs that have not run yet
+    /// come to nothing.
+    pub fn reset(&mut self, parts: &[Part]) -> Result<(), StorageError> {
+        self.cut(parts, 0, Offset::ZERO)?;
+        self.resets += 1;
+        self.shared.turn().resets = self.resets;
+        self.shared.account_at_start.store(0, Ordering::Release);
+        self.start = None;
+        self.expired.clear();
+        Ok(())
+    }
 }
 
 /// Hints to be written, on any thread.
@@ -145,8 +209,13 @@ pub struct HintJob {
     shared: Weak<Shared>,
     /// How often the log had been cut when the job was made.
     cuts: u64,
+    /// How often the log had begun anew by then.
+    resets: u64,
     indexes: Vec<IndexOf>,
     account: Option<(Point, Vec<u8>)>,
+    account_at_start: Option<(Point, Arc<Vec<u8>>)>,
+    /// Files below the start that the mark says.
+    expired: Vec<PathBuf>,
     mark: MarkSync,
     trusted: Arc<Trusted>,
 }
@@ -169,18 +238,45 @@ impl HintJob {
             return;
         };
         let mut turn = shared.turn();
+        if turn.cuts.is_none() {
+            return;
+        }
+        // First: after a power cut hints count as far as the mark goes, and files are left over only
+        // where it says so.
+        if let Err(error) = self.trusted.flush(&shared.dir, || self.mark.run()) {
+            let dir = shared.dir.display();
+            tracing::error!(%dir, %error, "the mark of a log cannot be made durable; the log takes nothing more");
+            return;
+        }
+        if turn.resets == self.resets {
+            self.leave_behind(&shared);
+        }
         if turn.cuts == Some(self.cuts) {
             self.write(&shared, &mut turn);
         }
     }
 
+    /// Removes what lies below the start, and keeps what will be left of it.
+    fn leave_behind(&self, shared: &Shared) {
+        let dir = shared.dir.display();
+        for path in &self.expired {
+            // What cannot be removed is left to the next start.
+            if let Err(error) = remove_segment(path) {
+                tracing::warn!(%dir, %error, "a segment below the log's start cannot be removed; the next start of the broker removes it");
+            }
+        }
+        if let Some((at, account)) = &self.account_at_start {
+            match producers::save_at_start(&shared.dir, *at, account) {
+                Ok(()) => shared.account_at_start.store(at.end.0, Ordering::Release),
+                Err(error) => {
+                    tracing::warn!(%dir, %error, "the producers' state cannot be kept; what lies below the log's start stays on the disk until it is");
+                }
+            }
+        }
+    }
+
     fn write(&self, shared: &Shared, turn: &mut Turn) {
         let dir = shared.dir.display();
-        // First: after a power cut hints count as far as the mark goes.
-        if let Err(error) = self.trusted.flush(&shared.dir, || self.mark.run()) {
-            tracing::error!(%dir, %error, "the mark of a log cannot be made durable; the log takes nothing more");
-            return;
-        }
         for index in &self.indexes {
             if let Err(error) = index.write(shared.identity) {
                 tracing::warn!(%dir, %error, "the index of a segment cannot be written; the next start reads the segment instead");
@@ -194,7 +290,19 @@ impl HintJob {
     }
 
     fn is_empty(&self) -> bool {
-        self.indexes.is_empty() && self.account.is_none()
+        self.indexes.is_empty() && self.account.is_none() && !self.moves_start()
+    }
+
+    fn moves_start(&self) -> bool {
+        self.account_at_start.is_some() || !self.expired.is_empty()
+    }
+}
+
+fn remove_segment(path: &Path) -> Result<(), StorageError> {
+    index_file::remove(path)?;
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other.context(path, "remove"),
     }
 }
 
@@ -236,9 +344,21 @@ impl Log {
         // Once more what a job has not done.
         self.hints.parts_done = 0;
         self.hints.bytes_done = 0;
-        if let Some(job) = self.hints_since(1) {
-            job.run();
+        // A start that was moved takes two: what has to be durable before the mark, and the mark.
+        for _ in 0..2 {
+            if let Some(job) = self.hints_since(1) {
+                job.run();
+            }
         }
+    }
+
+    /// What has to be done for a start that was moved, if something is left. To be asked now and then
+    /// where nothing is written that would have [`Log::hint_job`] asked.
+    pub fn start_job(&mut self) -> Option<HintJob> {
+        if self.hints.start.is_none() && self.hints.expired.is_empty() {
+            return None;
+        }
+        self.hint_job()
     }
 
     fn hints_since(&mut self, bytes: usize) -> Option<HintJob> {
@@ -246,10 +366,21 @@ impl Log {
         if self.trusted.failed() {
             return None;
         }
+        self.mark_start();
         let durable_end = self.durable_end;
+        let marked = self.marked_start.end;
+        let (expired, later) = std::mem::take(&mut self.hints.expired)
+            .into_iter()
+            .partition(|(end, _)| *end <= marked);
+        self.hints.expired = later;
+        let expired: Vec<(Offset, PathBuf)> = expired;
+        let moved = self.hints.start.as_ref();
         let job = HintJob {
             shared: Arc::downgrade(&self.hints.shared),
             cuts,
+            resets: self.hints.resets,
+            account_at_start: moved.and_then(|moved| Some((moved.at, moved.account.clone()?))),
+            expired: expired.into_iter().map(|(_, path)| path).collect(),
             indexes: self.indexes_since(bytes),
             account: self.hints.account.take_if(|(at, _)| at.end <= durable_end),
             mark: self.mark.to_sync(),
@@ -273,7 +404,9 @@ impl Log {
                 if end > self.durable_end {
                     break;
                 }
-                if len > SEGMENT_HEADER_BYTES && has != len {
+                // Which epochs began below the start is forgotten, and it may be found where it was.
+                let whole = part.segment.base() >= self.start;
+                if whole && len > SEGMENT_HEADER_BYTES && has != len {
                     indexes.push(self.index_of(part, len, end));
                 }
                 self.hints.parts_done += 1;
@@ -287,6 +420,7 @@ impl Log {
             // Durable is what ends at or below the durable end, if it can be read.
             if let Ok(Some((len, end))) = part.last_entry_below(self.durable_end)
                 && len >= has + bytes
+                && part.segment.base() >= self.start
             {
                 indexes.push(self.index_of(part, len, end));
                 self.hints.bytes_done = len;

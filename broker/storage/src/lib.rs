@@ -5,6 +5,7 @@
 //! `docs/storage.md`. This is the only crate with `unsafe` code, all of it in `segment.rs`.
 
 mod damage;
+mod epochs;
 mod error;
 mod files;
 mod flush;
@@ -24,6 +25,7 @@ mod repair;
 mod scan;
 mod scrub;
 mod segment;
+mod start;
 mod step;
 mod survey;
 mod trust;

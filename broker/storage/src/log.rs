@@ -10,6 +10,7 @@ use baton_protocol::batch::{
 };
 use baton_protocol::ids::{LeaderEpoch, Offset};
 
+use crate::epochs::Run;
 use crate::error::{IoContext, ReadError, StorageError};
 use crate::files::{make_dirs, sync_dir};
 use crate::flush::{Trusted, Unflushed};
@@ -54,8 +55,10 @@ pub struct Log {
     pub(crate) config: LogConfig,
     pub(crate) parts: Vec<Part>,
     pub(crate) published: Arc<Published>,
-    pub(crate) epochs: Vec<(LeaderEpoch, Offset)>,
-    start: Offset,
+    pub(crate) epochs: Vec<Run>,
+    pub(crate) start: Offset,
+    /// The start as the mark says it, which may lie behind.
+    pub(crate) marked_start: Point,
     pub(crate) end: Offset,
     pub(crate) durable_end: Offset,
     pub(crate) mark: Mark,
@@ -96,12 +99,14 @@ impl Log {
             segment.sync()?;
         }
         sync_dir(dir)?;
+        let marked_start = Point::at(found.start, &found.epochs);
         if recovery.damage.is_none() {
             // An account of what is not there would fit again when the log has grown past it.
             producers::forget_unless(dir, |at| at.is_in(found.end, &found.epochs))?;
             mark.set(Extent {
                 durable_end: found.end,
                 start: found.start,
+                epoch_before: marked_start.epoch,
             })?;
             mark.sync()?;
             recheck::forget(dir)?;
@@ -115,6 +120,7 @@ impl Log {
             published,
             epochs: found.epochs,
             start: found.start,
+            marked_start,
             end: found.end,
             durable_end: found.end,
             mark,
@@ -299,7 +305,8 @@ impl Log {
     fn cut(&mut self, to: Offset) -> Result<(), StorageError> {
         self.generation += 1;
         let kept = self.last_entry_below(to)?;
-        let end = kept.map_or(self.start, |(_, _, end)| end);
+        // What lies below the start may still be in the first segment: it ends there then.
+        let end = kept.map_or(self.start, |(_, _, end)| end.max(self.start));
         let parts_kept = kept.map_or(0, |(part, _, _)| part + 1);
         self.hints.cut(&self.parts, parts_kept, end)?;
         // Then the mark: what is cut is not damage.
@@ -414,21 +421,31 @@ impl Log {
     /// The account that was kept, with the end it is as of; none if there is none that is sound
     /// and speaks of this log: of the entries below that end that are in it now.
     pub fn load_producers(&self) -> Option<(Offset, Vec<u8>)> {
-        let (at, account) = producers::load(&self.dir)?;
-        at.is_in(self.end, &self.epochs)
-            .then_some((at.end, account))
+        let is_of_this = |at: &Point| at.end >= self.start && at.is_in(self.end, &self.epochs);
+        let newest = producers::load(&self.dir).filter(|(at, _)| is_of_this(at));
+        let account = newest.or_else(|| {
+            let account = producers::load_at_start(&self.dir);
+            let sound = account.filter(|(at, _)| is_of_this(at));
+            if sound.is_none() && self.start > Offset::ZERO && producers::has_one_at_start(&self.dir) {
+                tracing::warn!(dir = %self.dir.display(), "what was known of the producers below the log's start is lost; those that have written nothing since have to begin anew");
+            }
+            sound
+        });
+        account.map(|(at, account)| (at.end, account))
     }
 
     pub(crate) fn extent_to(&self, durable_end: Offset) -> Extent {
         Extent {
             durable_end,
-            start: self.start,
+            start: self.marked_start.end,
+            epoch_before: self.marked_start.epoch,
         }
     }
 
-    fn publish(&mut self) {
-        self.published.parts.store(Arc::new(self.parts.clone()));
+    pub(crate) fn publish(&mut self) {
+        // The start first: whoever finds segments gone then finds it moved.
         self.published.start.store(self.start.0, Ordering::Release);
+        self.published.parts.store(Arc::new(self.parts.clone()));
         self.published.end.store(self.end.0, Ordering::Release);
     }
 }

@@ -3,8 +3,8 @@
 //! segment is gone from one that starts there.
 //!
 //! Two slots of 64 bytes are written in turn, so that a torn write leaves the other one:
-//! `[magic "BTNMARK2"][u64 counter][u64 durable end][u64 start][28 bytes of zero][u32 CRC-32 of the
-//! 60 bytes before]`. It is written after every flush, and made durable now and then: after a kill it
+//! `[magic "BTNMARK2"][u64 counter][u64 durable end][u64 start][u32 leader epoch of the entry before the
+//! start, 0 for none][24 bytes of zero][u32 CRC-32 of the 60 bytes before]`. It is written after every flush, and made durable now and then: after a kill it
 //! is exact, after a power cut it may lag behind, which makes recovery less strict, never wrong about
 //! what it cuts above it. Its file need not be open all the time: see [`crate::mark_file`].
 //!
@@ -15,7 +15,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use baton_protocol::ids::Offset;
+use baton_protocol::ids::{LeaderEpoch, Offset};
 
 use crate::error::{IoContext, StorageError};
 use crate::files::replace_file;
@@ -35,6 +35,8 @@ pub(crate) struct Extent {
     pub durable_end: Offset,
     /// Where it starts.
     pub start: Offset,
+    /// Leader epoch of the entry before the start; none if there was none, or that is not known.
+    pub epoch_before: LeaderEpoch,
 }
 
 /// A slot that is sound.
@@ -148,6 +150,7 @@ fn encode(counter: u64, extent: Extent) -> [u8; SLOT] {
     slot[8..16].copy_from_slice(&counter.to_be_bytes());
     slot[16..24].copy_from_slice(&extent.durable_end.0.to_be_bytes());
     slot[24..32].copy_from_slice(&extent.start.0.to_be_bytes());
+    slot[32..36].copy_from_slice(&extent.epoch_before.0.to_be_bytes());
     let crc = crc32fast::hash(&slot[..SLOT - 4]);
     slot[SLOT - 4..].copy_from_slice(&crc.to_be_bytes());
     slot
@@ -159,6 +162,8 @@ fn decode(slot: &[u8]) -> Option<Slot> {
         extent: Extent {
             durable_end: Offset(number(slot, 16)),
             start: Offset(number(slot, 24)),
+            // The upper half of eight bytes: the lower one is zero.
+            epoch_before: LeaderEpoch((number(slot, 32) >> 32) as u32),
         },
         old: false,
     })
@@ -170,6 +175,7 @@ fn decode_1(slot: &[u8]) -> Option<Slot> {
         extent: Extent {
             durable_end: Offset(number(slot, 16)),
             start: Offset::ZERO,
+            epoch_before: LeaderEpoch::NONE,
         },
         old: true,
     })
@@ -194,6 +200,7 @@ mod tests {
         Extent {
             durable_end: Offset(durable_end),
             start: Offset(start),
+            epoch_before: LeaderEpoch(start as u32 / 2),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The file that keeps the caller's account of the producers: `[magic "BTNPROD2"][u64 log end it is
 //! as of][u32 leader epoch of the last entry below][u32 CRC-32 of end, epoch and content][content]`.
-//! Replaced as a whole; a hint, since the log itself says all of it.
+//! Replaced as a whole; a hint, since the log itself says all of it. Not so `producers-at-start`, of the
+//! same format: it tells of entries that the log has let go of, and of no others.
 //!
 //! End and epoch together say which history the account is of: a leader epoch gives an offset to one
 //! entry only, so logs that agree in both agree in all that is below.
@@ -11,11 +12,13 @@ use std::path::Path;
 
 use baton_protocol::ids::{LeaderEpoch, Offset};
 
+use crate::epochs;
 use crate::error::{IoContext, StorageError};
 use crate::files::{replace_file, sync_dir};
 
 const MAGIC: [u8; 8] = *b"BTNPROD2";
 const NAME: &str = "producers";
+const NAME_AT_START: &str = "producers-at-start";
 const HEAD_BYTES: usize = 24;
 
 /// A point in the history of a log.
@@ -29,10 +32,9 @@ pub(crate) struct Point {
 impl Point {
     /// The point at `end` in a log with these epochs, each given with the log's end before it.
     pub fn at(end: Offset, epochs: &[(LeaderEpoch, Offset)]) -> Point {
-        let run = epochs.iter().rev().find(|run| run.1 < end);
         Point {
             end,
-            epoch: run.map_or(LeaderEpoch::NONE, |run| run.0),
+            epoch: epochs::before(end, epochs),
         }
     }
 
@@ -67,12 +69,34 @@ fn checksum(at: &Point, content: &[u8]) -> u32 {
 }
 
 pub(crate) fn save(dir: &Path, at: Point, content: &[u8]) -> Result<(), StorageError> {
-    let crc = checksum(&at, content).to_be_bytes();
-    replace_file(&dir.join(NAME), &[&MAGIC, &at.encode(), &crc, content])
+    write(&dir.join(NAME), at, content)
 }
 
 pub(crate) fn load(dir: &Path) -> Option<(Point, Vec<u8>)> {
-    let bytes = std::fs::read(dir.join(NAME)).ok()?;
+    read(&dir.join(NAME))
+}
+
+/// Keeps the account of what lies below the log's start, durably. Nothing but this tells of it.
+pub(crate) fn save_at_start(dir: &Path, at: Point, content: &[u8]) -> Result<(), StorageError> {
+    write(&dir.join(NAME_AT_START), at, content)
+}
+
+pub(crate) fn load_at_start(dir: &Path) -> Option<(Point, Vec<u8>)> {
+    read(&dir.join(NAME_AT_START))
+}
+
+/// Whether an account of what lies below the start is there, sound or not.
+pub(crate) fn has_one_at_start(dir: &Path) -> bool {
+    !matches!(dir.join(NAME_AT_START).try_exists(), Ok(false))
+}
+
+fn write(path: &Path, at: Point, content: &[u8]) -> Result<(), StorageError> {
+    let crc = checksum(&at, content).to_be_bytes();
+    replace_file(path, &[&MAGIC, &at.encode(), &crc, content])
+}
+
+fn read(path: &Path) -> Option<(Point, Vec<u8>)> {
+    let bytes = std::fs::read(path).ok()?;
     let (magic, rest) = bytes.split_first_chunk::<8>()?;
     let (at, rest) = Point::decode(rest)?;
     let (crc, content) = rest.split_first_chunk::<4>()?;

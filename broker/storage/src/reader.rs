@@ -281,7 +281,10 @@ impl LogReader {
         up_to: Offset,
         patience: Patience,
     ) -> Result<Glance, ReadError> {
-        let (start, end) = (self.start(), self.end());
+        let end = self.end();
+        let parts = self.published.parts.load();
+        // A start that was moved meanwhile is published before its segments are gone.
+        let start = self.start();
         if from < start || from > end {
             return Err(ReadError::OutOfRange {
                 offset: from,
@@ -289,7 +292,6 @@ impl LogReader {
                 end,
             });
         }
-        let parts = self.published.parts.load();
         let first = parts
             .partition_point(|part| part.segment.base() <= from)
             .saturating_sub(1);

@@ -40,7 +40,8 @@ pub struct Recovery {
     pub scanned_bytes: u64,
     /// Bytes of a torn tail that were cut.
     pub torn_bytes: u64,
-    /// Segment files that were removed: of an interrupted truncation, or strays without entries.
+    /// Segment files that were removed: of an interrupted truncation, below the log's start, or strays
+    /// without entries.
     pub leftovers: usize,
     /// Entries that were cut because they were not trusted are kept in this file; see
     /// [`Trust`](crate::Trust).
@@ -115,7 +116,12 @@ fn clean_up(dir: &Path, survey: &Survey, recovery: &mut Recovery) -> Result<(), 
         index_file::remove(&segment.path)?;
     }
     let void = &survey.files[survey.segments.len()..];
-    recovery.leftovers = remove(dir, void)? + remove(dir, &survey.strays)?;
+    // Those below the start first, the oldest of them first, as if this had not been cut off.
+    for path in &survey.expired {
+        index_file::remove(path)?;
+        std::fs::remove_file(path).context(path, "remove")?;
+    }
+    recovery.leftovers = survey.expired.len() + remove(dir, void)? + remove(dir, &survey.strays)?;
     for (i, segment) in survey.segments.iter().enumerate() {
         // The last one also gives back the room that was allocated ahead.
         let last = i + 1 == survey.segments.len();

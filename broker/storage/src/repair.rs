@@ -92,10 +92,7 @@ fn plan(dir: &Path, identity: LogIdentity) -> Result<Vec<Step>, StorageError> {
         damage,
         affected: &survey.files[survey.files_sound()..],
         beginning: beginning(&survey),
-        left: Extent {
-            durable_end: survey.end,
-            start: survey.start,
-        },
+        left: survey.extent_to(survey.end),
     };
     cut.steps(dir, identity)
 }
@@ -148,7 +145,7 @@ impl Cut<'_> {
 /// The file that stays with its beginning, and how much of it.
 fn beginning(survey: &Survey) -> Option<(PathBuf, usize)> {
     let partial = survey.segments.get(survey.files_sound())?;
-    let stays = partial.scan.len > SEGMENT_HEADER_BYTES;
+    let stays = partial.scan.len > SEGMENT_HEADER_BYTES && partial.scan.end > survey.start;
     stays.then(|| (partial.path.clone(), partial.scan.len))
 }
 

@@ -46,6 +46,8 @@ impl Scan {
 pub(crate) struct Place {
     /// Epoch of the entry before it.
     pub epoch: LeaderEpoch,
+    /// That is not known: the log starts within this segment, and has nothing before it.
+    pub first: bool,
     /// Where the next segment says that this one ends, if there is one that says it.
     pub next: Option<Offset>,
 }
@@ -64,7 +66,7 @@ pub(crate) fn scan(
 ) -> Result<Scan, StorageError> {
     if let Some(index) = index.filter(|index| fits(index, header, place)) {
         let file = Content::read(path, header, index.last_position())?;
-        if let Some(scan) = believe(&index, &file, place.epoch) {
+        if let Some(scan) = believe(&index, &file, header, place) {
             return Ok(go_on(scan, &file, header, place, index_bytes));
         }
     }
@@ -132,7 +134,12 @@ fn fits(index: &IndexFile, header: &SegmentHeader, place: Place) -> bool {
 
 /// What the index says, if the entries from the last indexed one on are there and agree with it.
 /// `file` begins with that one.
-fn believe(index: &IndexFile, file: &Content, epoch_before: LeaderEpoch) -> Option<Scan> {
+fn believe(
+    index: &IndexFile,
+    file: &Content,
+    header: &SegmentHeader,
+    place: Place,
+) -> Option<Scan> {
     let (mut end, mut at) = *index.entries.last()?;
     if file.end() < index.len {
         return None;
@@ -148,12 +155,17 @@ fn believe(index: &IndexFile, file: &Content, epoch_before: LeaderEpoch) -> Opti
         epoch = entry.header.leader_epoch();
         at += entry.bytes.len();
     }
-    let last_epoch = index.epochs.last().map_or(epoch_before, |run| run.0);
+    let mut epochs = index.epochs.clone();
+    if epochs.is_empty() && place.first {
+        // None begins here, so all entries are of one.
+        epochs.push((epoch, header.base));
+    }
+    let last_epoch = epochs.last().map_or(place.epoch, |run| run.0);
     (end == index.end && epoch == last_epoch).then(|| Scan {
         len: index.len,
         end,
         index: SparseIndex::of(&index.entries),
-        epochs: index.epochs.clone(),
+        epochs,
         bad: None,
         tail_bytes: 0,
         unreadable: false,

@@ -12,6 +12,7 @@ use std::sync::{Arc, Weak};
 use baton_protocol::batch::{EntryRef, parse_entry, verify_entry};
 use baton_protocol::ids::{LeaderEpoch, Offset};
 
+use crate::epochs;
 use crate::error::StorageError;
 use crate::header::SEGMENT_HEADER_BYTES;
 use crate::log::Log;
@@ -24,9 +25,17 @@ pub struct Scrub {
     /// Gone with the log.
     published: Weak<Published>,
     stretches: VecDeque<Stretch>,
-    /// Where epochs begin, as the log believed it when it was opened.
-    epochs: Vec<(LeaderEpoch, Offset)>,
+    believed: Believed,
     buffer: Vec<u8>,
+}
+
+/// What the log believed when it was opened.
+#[derive(Debug)]
+struct Believed {
+    /// Where epochs begin.
+    epochs: Vec<(LeaderEpoch, Offset)>,
+    /// Where the log started.
+    start: Offset,
 }
 
 /// The unchecked beginning of a segment.
@@ -57,7 +66,10 @@ impl Log {
         Scrub {
             published: Arc::downgrade(&self.published),
             stretches: stretches.filter(|one| one.at < one.to).collect(),
-            epochs: self.epochs.clone(),
+            believed: Believed {
+                epochs: self.epochs.clone(),
+                start: self.start,
+            },
             buffer: Vec::new(),
         }
     }
@@ -83,7 +95,7 @@ impl Scrub {
                 self.stretches.pop_front();
                 continue;
             };
-            let checked = stretch.step(&segment, bytes, &self.epochs, &mut self.buffer);
+            let checked = stretch.step(&segment, bytes, &self.believed, &mut self.buffer);
             let is_in_log =
                 log.parts.load().iter().any(|part| {
                     Arc::ptr_eq(&part.segment, &segment) && part.extent().0 > stretch.at
@@ -110,7 +122,7 @@ impl Stretch {
         &mut self,
         segment: &Segment,
         bytes: usize,
-        epochs: &[(LeaderEpoch, Offset)],
+        believed: &Believed,
         buffer: &mut Vec<u8>,
     ) -> Result<usize, StorageError> {
         let left = self.to - self.at;
@@ -120,7 +132,7 @@ impl Stretch {
             segment
                 .read_at(buffer, self.at)
                 .map_err(|source| StorageError::io(segment.path(), "read", source))?;
-            match self.check(buffer, segment, epochs)? {
+            match self.check(buffer, segment, believed)? {
                 // Not even one entry.
                 Some(CutShort) if size < left => size = (size * 2).min(left),
                 Some(CutShort) => return Err(self.corrupt(segment, "an entry is cut short")),
@@ -134,7 +146,7 @@ impl Stretch {
         &mut self,
         mut buffer: &[u8],
         segment: &Segment,
-        epochs: &[(LeaderEpoch, Offset)],
+        believed: &Believed,
     ) -> Result<Option<CutShort>, StorageError> {
         let before = self.at;
         while !buffer.is_empty() {
@@ -145,7 +157,7 @@ impl Stretch {
             };
             let sound = verify_entry(&entry);
             sound.map_err(|error| self.corrupt(segment, &error.to_string()))?;
-            if !self.is_next(&entry, epochs) {
+            if !self.is_next(&entry, believed) {
                 return Err(self.corrupt(segment, "an entry does not follow its predecessor"));
             }
             self.at += entry.bytes.len();
@@ -156,10 +168,11 @@ impl Stretch {
     }
 
     /// Whether the entry may stand here, and is of the epoch that the log believes it to be of.
-    fn is_next(&self, entry: &EntryRef<'_>, epochs: &[(LeaderEpoch, Offset)]) -> bool {
-        let run = epochs.iter().rev().find(|run| run.1 <= self.end);
-        let epoch = run.map_or(LeaderEpoch::NONE, |run| run.0);
-        entry.header.base_offset() >= self.end && entry.header.leader_epoch() == epoch
+    fn is_next(&self, entry: &EntryRef<'_>, believed: &Believed) -> bool {
+        let epoch = epochs::before(self.end.plus(1), &believed.epochs);
+        // Of what lies below the start nobody remembers the epochs.
+        let expired = entry.header.next_offset() <= believed.start;
+        entry.header.base_offset() >= self.end && (expired || entry.header.leader_epoch() == epoch)
     }
 
     fn corrupt(&self, segment: &Segment, what: &str) -> StorageError {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use baton_protocol::ids::{LeaderEpoch, Offset};
 
 use crate::damage::Damage;
+use crate::epochs;
 use crate::error::{IoContext, StorageError};
 use crate::header::{LogIdentity, SEGMENT_HEADER_BYTES, SegmentHeader, file_name};
 use crate::index_file::IndexFile;
@@ -17,8 +18,10 @@ use crate::scan::{Place, Scan, scan};
 
 /// A partition's directory, surveyed.
 pub(crate) struct Survey {
-    /// All segment files but the strays, in the order of the log.
+    /// All segment files but those below the start and the strays, in the order of the log.
     pub files: Vec<PathBuf>,
+    /// Files of segments that lie below the log's start as a whole, oldest first.
+    pub expired: Vec<PathBuf>,
     /// Files without entries that the log has gone past: of segments that could not be made.
     pub strays: Vec<PathBuf>,
     /// The first of them, as far as the log goes.
@@ -61,6 +64,15 @@ impl Survey {
         let partial = matches!(self.verdict, Verdict::Damaged { partial: true, .. });
         self.segments.len() - usize::from(partial)
     }
+
+    /// What the mark of this log says when it is durable up to there.
+    pub fn extent_to(&self, durable_end: Offset) -> Extent {
+        Extent {
+            durable_end,
+            start: self.start,
+            epoch_before: epochs::before(self.start, &self.epochs),
+        }
+    }
 }
 
 /// A directory's segment files, in the order of their names.
@@ -88,24 +100,31 @@ pub(crate) fn survey(
     mark: Option<Extent>,
     check: Check,
 ) -> Result<Survey, StorageError> {
-    let files: Vec<_> = segment_files(dir)?
+    let mut files: Vec<_> = segment_files(dir)?
         .into_iter()
         .map(FoundFile::read)
         .collect::<Result<_, _>>()?;
     // A log starts at 0 unless its mark says otherwise. A log that lost its mark counts as damaged;
     // if its first segment is not there either, nothing of it is known to be sound.
     let start = mark.map_or(Offset::ZERO, |mark| mark.start);
+    let first = files.iter().rposition(|file| file.may_hold(start));
+    let expired = files.drain(..first.unwrap_or(0));
     let mut survey = Survey {
-        files: files.iter().map(|file| file.path.clone()).collect(),
+        expired: expired.map(|file| file.path).collect(),
+        files: Vec::new(),
         strays: Vec::new(),
         segments: Vec::new(),
         identity,
-        epochs: Vec::new(),
+        epochs: mark.map_or(Vec::new(), |mark| {
+            epochs::empty_at(start, mark.epoch_before)
+        }),
         start,
         end: start,
         verdict: Verdict::Whole,
     };
+    survey.files = files.iter().map(|file| file.path.clone()).collect();
     survey.walk(dir, &files, index_bytes, mark, check)?;
+    survey.begin_at_start(mark);
     let Survey { files, strays, .. } = &mut survey;
     files.retain(|file| !strays.contains(file));
     if !strays.is_empty() && matches!(survey.verdict, Verdict::Whole) {
@@ -152,6 +171,12 @@ impl Survey {
                     return Ok(());
                 }
             };
+            let first = self.segments.is_empty() && header.prev_end < self.start;
+            if first {
+                // The log starts within this one, and what lies below is still there.
+                self.end = header.prev_end;
+                self.epochs.clear();
+            }
             if header.prev_end != self.end {
                 // A truncation that was interrupted leaves segments that continue something
                 // longer, and it lowers the mark first. All else means that entries are missing.
@@ -168,6 +193,7 @@ impl Survey {
             }
             let place = Place {
                 epoch: self.epochs.last().map_or(LeaderEpoch::NONE, |run| run.0),
+                first,
                 next: taken_over_at(&header, &files[i + 1..]),
             };
             // An index may speak of what was written and never durable: above the mark nothing is
@@ -207,15 +233,48 @@ impl Survey {
             };
             let (path, len) = (last.path.clone(), last.scan.len);
             self.verdict = self.damaged(&path, len, detail, mark, false);
-        } else if mark.is_some_and(|mark| mark.durable_end > self.end) && self.files.is_empty() {
+        } else if self.segments.is_empty()
+            && self.files.is_empty()
+            && mark.is_some()
+            && !self.reaches(mark)
+        {
             self.verdict = self.damaged(dir, 0, "all segment files are missing", mark, false);
         }
         Ok(())
     }
 
+    /// Leaves out what lies below the log's start, which may be all that has been found.
+    fn begin_at_start(&mut self, mark: Option<Extent>) {
+        let before = mark.map_or(LeaderEpoch::NONE, |mark| mark.epoch_before);
+        if self.end < self.start {
+            self.epochs = epochs::empty_at(self.start, before);
+            self.end = self.start;
+        } else if epochs::before(self.start, &self.epochs) == LeaderEpoch::NONE {
+            // No epoch begins below the start in what is there.
+            let later = std::mem::replace(&mut self.epochs, epochs::empty_at(self.start, before));
+            self.epochs.extend(later);
+        } else {
+            self.epochs = epochs::from(self.start, &self.epochs);
+        }
+        // A damaged one is left to the repair.
+        let damaged = matches!(self.verdict, Verdict::Damaged { .. });
+        if let Some(first) = self.segments.first()
+            && first.header.base < self.start
+            && first.scan.end <= self.start
+            && !damaged
+        {
+            self.expired.push(first.path.clone());
+            let path = self.segments.remove(0).path;
+            self.files.retain(|file| *file != path);
+            if matches!(self.verdict, Verdict::Torn) {
+                self.verdict = Verdict::Whole;
+            }
+        }
+    }
+
     /// Whether all that was durable has been found; never without a mark.
     fn reaches(&self, mark: Option<Extent>) -> bool {
-        mark.is_some_and(|mark| self.end >= mark.durable_end)
+        mark.is_some_and(|mark| self.end.max(self.start) >= mark.durable_end)
     }
 
     fn damaged(
@@ -226,13 +285,14 @@ impl Survey {
         mark: Option<Extent>,
         partial: bool,
     ) -> Verdict {
+        let sound_end = self.end.max(self.start);
         Verdict::Damaged {
             damage: Damage {
                 path: path.to_owned(),
                 position,
                 detail: detail.to_owned(),
-                sound_end: self.end,
-                durable_end: mark.map_or(self.end, |mark| mark.durable_end.max(self.end)),
+                sound_end,
+                durable_end: mark.map_or(sound_end, |mark| mark.durable_end.max(sound_end)),
             },
             partial,
         }
@@ -281,6 +341,11 @@ impl FoundFile {
             Ok(header) => self.empty && header.prev_end < log_end,
             Err(_) => self.blank && self.named_after().is_some_and(|base| base < log_end),
         }
+    }
+
+    /// Whether it may hold what a log has from `start` on, if no later file does.
+    fn may_hold(&self, start: Offset) -> bool {
+        !self.blank && !self.empty && self.named_after().is_some_and(|base| base <= start)
     }
 
     fn named_after(&self) -> Option<Offset> {

@@ -19,7 +19,7 @@ use baton_protocol::ids::{LeaderEpoch, Offset};
 use crate::damage::Damage;
 use crate::error::{IoContext, StorageError};
 use crate::header::{LogIdentity, SEGMENT_HEADER_BYTES};
-use crate::mark::{Extent, Mark};
+use crate::mark::Mark;
 use crate::quarantine::Aside;
 use crate::recovery::Check;
 use crate::repair::Cut;
@@ -68,10 +68,7 @@ fn plan(dir: &Path, identity: LogIdentity) -> Result<Vec<Step>, StorageError> {
         return without_mark(dir, identity, &survey);
     };
     let cut = cut_at(&survey, mark.durable_end)?;
-    let left = Extent {
-        durable_end: cut.end,
-        start: survey.start,
-    };
+    let left = survey.extent_to(cut.end);
     if let Verdict::Damaged { damage, .. } = &survey.verdict {
         if survey.end <= mark.durable_end {
             // For the repair that follows, which leaves less than the mark says.
@@ -140,10 +137,7 @@ fn without_mark(
         damage: &damage,
         affected: &survey.files,
         beginning: None,
-        left: Extent {
-            durable_end: survey.start,
-            start: survey.start,
-        },
+        left: survey.extent_to(survey.start),
     };
     cut.steps(dir, identity)
 }
@@ -175,7 +169,7 @@ fn cut_at(survey: &Survey, to: Offset) -> Result<CutAt, StorageError> {
             beginning(segment, to)?
         };
         if let Some(end) = end {
-            cut.end = end;
+            cut.end = end.max(survey.start);
             cut.last = Some((segment.path.clone(), len));
             cut.files_kept += 1;
         }

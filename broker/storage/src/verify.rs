@@ -78,7 +78,8 @@ pub fn verify(dir: &Path) -> Result<Report, StorageError> {
     })
 }
 
-/// Calls `each` for every sound entry of the log in a partition's directory.
+/// Calls `each` for every sound entry of the log in a partition's directory; not for what lies below
+/// its start and is still in the first segment.
 ///
 /// # Errors
 /// As [`verify`].
@@ -89,7 +90,9 @@ pub fn walk(dir: &Path, mut each: impl FnMut(&EntryRef<'_>)) -> Result<Report, S
         let entries = bytes.get(SEGMENT_HEADER_BYTES..*len).unwrap_or_default();
         for entry in EntryIter::new(entries) {
             let entry = entry.map_err(|error| StorageError::corrupt(path, error.to_string()))?;
-            each(&entry);
+            if entry.header.next_offset() > report.start {
+                each(&entry);
+            }
         }
     }
     Ok(report)

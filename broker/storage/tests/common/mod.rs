@@ -115,7 +115,18 @@ pub fn read_by_the_book(dir: &Path) -> Vec<(u32, u64, u64)> {
     let newest = newest.expect("a sound slot");
     let (durable_end, start) = (number(&newest[16..24]), number(&newest[24..32]));
     let mut entries = Vec::new();
+    // The last one with entries that is named after the start or an offset below it comes first.
+    let is_first = |path: &std::path::PathBuf| {
+        let base: u64 = path.file_stem().unwrap().to_str().unwrap().parse().unwrap();
+        let bytes = std::fs::read(path).expect("read");
+        base <= start && bytes.iter().skip(128).any(|byte| *byte != 0)
+    };
+    let first = files.iter().rposition(is_first);
+    let files = files.split_off(first.unwrap_or(0));
     let mut log_end = start;
+    if let (Some(_), Some(path)) = (first, files.first()) {
+        log_end = number(&std::fs::read(path).expect("read")[48..56]);
+    }
     for path in files {
         let bytes = std::fs::read(path).expect("read");
         assert_eq!(&bytes[..8], b"BATONSEG");
@@ -149,6 +160,7 @@ pub fn read_by_the_book(dir: &Path) -> Vec<(u32, u64, u64)> {
         }
         log_end = end;
     }
-    assert!(log_end >= durable_end, "the log is damaged");
+    assert!(log_end.max(start) >= durable_end, "the log is damaged");
+    entries.retain(|entry: &(u32, u64, u64)| entry.2 > start);
     entries
 }
