@@ -65,6 +65,10 @@ pub enum ReplicaMessage {
     /// Leader to follower. The payload holds the entries that come right after `prev_end`; none
     /// for a probe or a mere watermark.
     Append(Append),
+    /// Leader to follower: what the follower holds does not reach up to the leader's log, or is another
+    /// history there; it is to begin anew at the leader's start. The payload is what is known of the
+    /// producers of what lies below.
+    Reset(Reset),
     /// Follower to leader.
     Ack(Ack),
     /// Follower to leader: `prev_end` is unknown here or belongs to another history.
@@ -90,6 +94,23 @@ pub struct Append {
     pub high_watermark: Offset,
     /// The leader's log start.
     pub log_start: Offset,
+}
+
+/// Leader to follower: begin anew here, unless the log continues here anyway.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reset {
+    /// The leader's epoch.
+    pub epoch: LeaderEpoch,
+    /// The leader, in the life that was elected.
+    pub leader: BrokerLife,
+    /// The life of the follower that this is meant for.
+    pub to: BrokerEpoch,
+    /// The leader's log start: where the follower's log is to begin.
+    pub start: Offset,
+    /// Epoch of the entry before it.
+    pub prev_epoch: LeaderEpoch,
+    /// The leader's high watermark, which is not below the start.
+    pub high_watermark: Offset,
 }
 
 /// Follower to leader: how far the follower holds the leader's log. Cumulative.

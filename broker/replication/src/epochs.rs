@@ -56,6 +56,22 @@ impl EpochHistory {
         }
     }
 
+    /// The history of a log that starts at `start`, behind an entry of this epoch, and has nothing yet.
+    pub fn empty_at(start: Offset, before: LeaderEpoch) -> Self {
+        let last = start.0.checked_sub(1).map(Offset);
+        let last = last.filter(|_| before != LeaderEpoch::NONE);
+        EpochHistory {
+            runs: last.map(|last| (before, last)).into_iter().collect(),
+        }
+    }
+
+    /// Forgets everything below `start`, but for the epoch of the entry before it.
+    pub fn advance_start(&mut self, start: Offset) {
+        let kept = EpochHistory::empty_at(start, self.before(start));
+        self.runs.retain(|run| run.1 >= start);
+        self.runs.splice(0..0, kept.runs);
+    }
+
     /// Forgets everything at and above `end`.
     pub fn truncate(&mut self, end: Offset) {
         self.runs.retain(|run| run.1 < end);
@@ -125,6 +141,29 @@ mod tests {
         assert_eq!(h.before(Offset(10)), LeaderEpoch(1));
         assert_eq!(h.before(Offset(11)), LeaderEpoch(3));
         assert_eq!(h.at(Offset(10)), LeaderEpoch(3));
+    }
+
+    #[test]
+    fn a_history_that_starts_later_still_tells_the_epoch_before_its_start() {
+        let all = history(&[(1, 0), (3, 10), (4, 20)]);
+        for start in 0..40 {
+            let mut left = all.clone();
+            left.advance_start(Offset(start));
+            for end in start..50 {
+                let end = Offset(end);
+                assert_eq!(
+                    left.before(end),
+                    all.before(end),
+                    "before {end} from {start}"
+                );
+            }
+            let again = EpochHistory::new(left.runs().to_vec());
+            left.advance_start(Offset(start));
+            assert_eq!(left, again);
+            left.truncate(Offset(start));
+            let empty = EpochHistory::empty_at(Offset(start), all.before(Offset(start)));
+            assert_eq!(left, empty);
+        }
     }
 
     #[test]

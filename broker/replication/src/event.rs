@@ -6,6 +6,11 @@
 //! * Storing ([`Effect::AppendBatch`], [`Effect::AppendEntries`], [`Effect::AppendEpochStart`]) must
 //!   not fail: reserve the room before the step. If it fails all the same, the replica is dropped.
 //! * [`Effect::Truncate`] is durable, and what it discards is in quarantine, before the next effect.
+//! * [`Effect::Reset`] is durable, and what it discards above the watermark is in quarantine, before the
+//!   next effect. [`Effect::AdvanceStart`] need not be durable: a start that is found where it was once
+//!   comes with all its entries.
+//! * A replica starts with what is known of the producers of entries below its log's start too: the host
+//!   keeps [`ProducerTable::below`] with each start.
 //! * After [`Effect::Flush`] comes exactly one [`Input::Flushed`] or [`Input::FlushFailed`]; until then
 //!   no further flush is asked for.
 //! * [`Effect::Push`] is answered with [`Input::Pushed`], at once or when the entries have been read: a
@@ -21,9 +26,9 @@ use baton_protocol::ids::{
     BrokerEpoch, BrokerId, BrokerLife, LeaderEpoch, Offset, PartitionVersion, Tick,
 };
 use baton_protocol::metadata::Flush;
-use baton_protocol::peer::{Ack, Append, Mismatch, Refused, ReplicaMessage};
+use baton_protocol::peer::{Ack, Append, Mismatch, Refused, ReplicaMessage, Reset};
 
-use crate::producers::ProducerStamp;
+use crate::producers::{ProducerStamp, ProducerTable};
 
 /// Names a producer's request until it is answered. Chosen by the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -113,6 +118,14 @@ pub enum Input {
     Propose(Proposal),
     /// A leader's message, with the shapes of the entries it carries.
     Append(Append, Vec<EntryShape>),
+    /// A leader has this replica begin anew, with what is known of the producers of what lies below.
+    Reset(Reset, ProducerTable),
+    /// What lies below this offset may go, as far as it is committed: a leader's host decides by the
+    /// topic's retention.
+    AdvanceStart {
+        /// The start that is wanted; the end of an entry.
+        to: Offset,
+    },
     /// A follower's acknowledgement.
     Ack(Ack),
     /// A follower's answer that an append did not fit.
@@ -184,6 +197,22 @@ pub enum Effect {
     Truncate {
         /// The new end (exclusive).
         to: Offset,
+        /// The leader epoch whose history demands it.
+        epoch: LeaderEpoch,
+    },
+    /// The log starts here from now on: what lies below may be removed.
+    AdvanceStart {
+        /// The first offset.
+        to: Offset,
+    },
+    /// Discard the log, and begin anew. What lies above `keep_from` goes into quarantine first.
+    Reset {
+        /// Where the log starts, and ends.
+        start: Offset,
+        /// Epoch of the entry before.
+        epoch_before: LeaderEpoch,
+        /// Everything below this was committed, or is known to be lost.
+        keep_from: Offset,
         /// The leader epoch whose history demands it.
         epoch: LeaderEpoch,
     },

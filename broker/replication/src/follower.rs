@@ -1,10 +1,12 @@
 //! What a follower does: take entries that continue its log, cut what conflicts, acknowledge what
 //! is durable.
 
-use baton_protocol::ids::{BrokerId, LeaderEpoch, Offset, Tick};
-use baton_protocol::peer::{Ack, Append, Mismatch, Refused, ReplicaMessage};
+use baton_protocol::ids::{BrokerEpoch, BrokerId, BrokerLife, LeaderEpoch, Offset, Tick};
+use baton_protocol::peer::{Ack, Append, Mismatch, Refused, ReplicaMessage, Reset};
 
+use crate::epochs::EpochHistory;
 use crate::event::{Breach, Effect, EntryShape};
+use crate::producers::ProducerTable;
 use crate::replica::{Replica, Role};
 use crate::rules::Rule;
 
@@ -16,6 +18,8 @@ pub const HISTORY_RUNS_MAX: usize = 64;
 pub struct Follower {
     /// The leader that last appended here, with its epoch.
     leader: Option<(BrokerId, LeaderEpoch)>,
+    /// The log start that it told, once this log is a prefix of its.
+    leader_start: Offset,
 }
 
 impl Follower {
@@ -60,18 +64,8 @@ impl Replica {
         entries: &[EntryShape],
         out: &mut Vec<Effect>,
     ) {
-        // Meant for an earlier life of this broker: what was known of that one may be untrue of
-        // this one.
-        if append.to != self.me.epoch {
+        if !self.admits(append.epoch, append.leader, append.to, out) {
             return;
-        }
-        if append.epoch < self.promised && self.rules.hold(Rule::FenceRefusesLower) {
-            let refused = Refused {
-                epoch: append.epoch,
-                from: self.me,
-                promised: self.promised,
-            };
-            return self.send(append.leader.broker, ReplicaMessage::Refused(refused), out);
         }
         if let Err(why) = check_shape(&append, entries) {
             return out.push(Effect::Ignored {
@@ -79,15 +73,10 @@ impl Replica {
                 why,
             });
         }
-        if append.epoch > self.promised {
-            self.promised = append.epoch;
-            self.step_down(out);
-        }
-        let Role::Follower(follower) = &mut self.role else {
+        if !self.follow(append.epoch, append.leader, out) {
             return;
-        };
-        follower.leader = Some((append.leader.broker, append.epoch));
-        if !self.continues(&append) {
+        }
+        if !self.continues(append.prev_end, append.prev_epoch) {
             return self.answer_mismatch(&append, out);
         }
         match self.fit(append.prev_end, entries) {
@@ -100,7 +89,7 @@ impl Replica {
             }
             Fit::New { skip, cut } => {
                 if let Some(to) = cut {
-                    if to < self.log.high_watermark && !self.may_give_up(&append) {
+                    if to < self.log.high_watermark && !self.may_give_up(append.epoch) {
                         // The metadata may not have told yet of the election that allows it.
                         if self.knows_outcome_of(append.epoch) {
                             let breach = Breach::TruncateBelowWatermark {
@@ -126,10 +115,51 @@ impl Replica {
         }
     }
 
+    /// Whether a leader's message counts here. One that was meant for an earlier life of this broker does
+    /// not: what was known of that one may be untrue of this one. One of a lower epoch is refused.
+    fn admits(
+        &self,
+        epoch: LeaderEpoch,
+        leader: BrokerLife,
+        to: BrokerEpoch,
+        out: &mut Vec<Effect>,
+    ) -> bool {
+        if to != self.me.epoch {
+            return false;
+        }
+        if epoch < self.promised && self.rules.hold(Rule::FenceRefusesLower) {
+            let refused = Refused {
+                epoch,
+                from: self.me,
+                promised: self.promised,
+            };
+            self.send(leader.broker, ReplicaMessage::Refused(refused), out);
+            return false;
+        }
+        true
+    }
+
+    /// Follows this leader from now on; tells whether this replica follows at all.
+    fn follow(&mut self, epoch: LeaderEpoch, leader: BrokerLife, out: &mut Vec<Effect>) -> bool {
+        if epoch > self.promised {
+            self.promised = epoch;
+            self.step_down(out);
+        }
+        let Role::Follower(follower) = &mut self.role else {
+            return false;
+        };
+        let leader = Some((leader.broker, epoch));
+        if follower.leader != leader {
+            follower.leader = leader;
+            follower.leader_start = Offset::ZERO;
+        }
+        true
+    }
+
     /// Whether what this replica knows to be committed may be cut: an election that is recorded as
     /// one that may lose entries lies between its log and this leader.
-    fn may_give_up(&self, append: &Append) -> bool {
-        self.log.epochs.last() < self.view.lossy_epoch && self.view.lossy_epoch <= append.epoch
+    fn may_give_up(&self, epoch: LeaderEpoch) -> bool {
+        self.log.epochs.last() < self.view.lossy_epoch && self.view.lossy_epoch <= epoch
     }
 
     /// Whether the metadata seen so far tells how the election of this epoch ended.
@@ -137,13 +167,12 @@ impl Replica {
         epoch < self.view.epoch || (epoch == self.view.epoch && self.view.leader.is_some())
     }
 
-    /// Whether this log holds the entry that the append continues.
-    fn continues(&self, append: &Append) -> bool {
-        let end = append.prev_end;
+    /// Whether this log holds the entry that ends here, of this epoch.
+    fn continues(&self, end: Offset, epoch: LeaderEpoch) -> bool {
         if end > self.log.end || end < self.log.start {
             return false;
         }
-        end == Offset::ZERO || self.log.epochs.before(end) == append.prev_epoch
+        end == Offset::ZERO || self.log.epochs.before(end) == epoch
     }
 
     /// Compares the entries with those held. Those with equal offset and epoch are equal; the
@@ -199,6 +228,101 @@ impl Replica {
         if prefix || !self.rules.hold(Rule::WatermarkOnlyOncePrefix) {
             let to = append.high_watermark.min(self.log.end);
             self.raise_high_watermark(to, out);
+            if let Role::Follower(follower) = &mut self.role {
+                follower.leader_start = append.log_start;
+            }
+            self.follow_start(out);
+        }
+    }
+
+    /// Lets go of what the leader has let go of, as far as it is known to be committed.
+    pub(crate) fn follow_start(&mut self, out: &mut Vec<Effect>) {
+        if let Role::Follower(follower) = &self.role {
+            self.advance_start(follower.leader_start, out);
+        }
+    }
+
+    /// The leader cannot push this replica what it lacks: the log begins anew where the leader's does.
+    pub(crate) fn on_reset(
+        &mut self,
+        reset: Reset,
+        mut producers: ProducerTable,
+        out: &mut Vec<Effect>,
+    ) {
+        let Reset {
+            epoch,
+            leader,
+            start,
+            prev_epoch,
+            ..
+        } = reset;
+        if !self.admits(epoch, leader, reset.to, out) {
+            return;
+        }
+        if prev_epoch > epoch || start > reset.high_watermark || start >= Offset::MAX {
+            return out.push(Effect::Ignored {
+                from: leader.broker,
+                why: "a reset to where its log cannot start",
+            });
+        }
+        if !self.follow(epoch, leader, out) {
+            return;
+        }
+        if self.continues(start, prev_epoch) && self.rules.hold(Rule::ResetOnlyWhatDiffers) {
+            // As for a message without entries: this one was late, or not needed.
+            if self.held_end() == self.log.end {
+                self.acknowledge(out);
+            }
+            return;
+        }
+        if !self.may_give_up(epoch) && self.rules.hold(Rule::ResetOnlyWhatDiffers) {
+            // What has begun further up since does not go back.
+            if start < self.log.start {
+                return;
+            }
+            let high_watermark = self.log.high_watermark;
+            if start <= high_watermark {
+                if self.knows_outcome_of(epoch) {
+                    let to = start;
+                    let breach = Breach::TruncateBelowWatermark { to, high_watermark };
+                    self.break_down(breach, out);
+                }
+                return;
+            }
+        }
+        if !self.rules.hold(Rule::ResetBringsProducers) {
+            producers = ProducerTable::default();
+        }
+        producers.truncate(start);
+        self.begin_anew(&reset, producers, out);
+        self.acknowledge(out);
+    }
+
+    fn begin_anew(&mut self, reset: &Reset, producers: ProducerTable, out: &mut Vec<Effect>) {
+        let Reset {
+            epoch,
+            start,
+            prev_epoch,
+            ..
+        } = *reset;
+        out.push(Effect::Reset {
+            start,
+            epoch_before: prev_epoch,
+            keep_from: self.log.high_watermark,
+            epoch,
+        });
+        if self.flushing {
+            // What it makes durable is gone.
+            self.flush_ceiling = Some(start);
+        }
+        self.log.start = start;
+        self.log.end = start;
+        self.log.durable_end = start;
+        self.log.epochs = EpochHistory::empty_at(start, prev_epoch);
+        self.log.producers = producers;
+        if self.log.high_watermark != start {
+            self.log.high_watermark = start;
+            out.push(Effect::PublishHighWatermark(start));
         }
     }
 
@@ -206,6 +330,7 @@ impl Replica {
     pub(crate) fn acknowledge(&mut self, out: &mut Vec<Effect>) {
         let Role::Follower(Follower {
             leader: Some((leader, epoch)),
+            ..
         }) = self.role
         else {
             return;

@@ -143,7 +143,7 @@ impl Replica {
 
     /// All followers hold and know everything, or are gone, and nobody waits for anything.
     pub(crate) fn reign_is_at_rest(&self, leader: &Leader) -> bool {
-        let end = self.log.end;
+        let (start, end) = (self.log.start, self.log.end);
         self.log.high_watermark == end
             && leader.pending.is_empty()
             && leader.stored.is_empty()
@@ -155,7 +155,7 @@ impl Replica {
             && leader.followers.iter().all(|(id, follower)| {
                 let whole = |replica: &ReplicaView| !replica.suspect && !replica.fenced;
                 if self.view.in_sync.contains(id) {
-                    self.view.replicas.get(id).is_some_and(whole) && follower.is_at_rest(end)
+                    self.view.replicas.get(id).is_some_and(whole) && follower.is_at_rest(start, end)
                 } else {
                     !follower.linked
                 }

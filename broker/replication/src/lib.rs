@@ -21,6 +21,10 @@
 //! then on), waits for enough answers that one of them must hold every committed entry, and names
 //! the one with the greatest (n, durable end).
 //!
+//! Entries expire from the log's beginning: the leader moves its *start* forward, never above the
+//! watermark, and tells its followers with what it sends, who do as much. A follower whose log does not
+//! reach up to the leader's start, or differs there, is *reset*: it begins anew at that start.
+//!
 //! # Invariants
 //!
 //! 1. Equal (epoch, offset) means equal entries, and equal logs up to there.
@@ -28,6 +32,7 @@
 //! 3. The watermark of a replica never moves back while its process lives.
 //! 4. A replica acknowledges nothing of an epoch below one that it has promised.
 //! 5. A producer's batch is in the log once.
+//! 6. What lies below a replica's log start was committed.
 //!
 //! Each rule that these rest on is named in [`rules`], with a test that fails without it.
 

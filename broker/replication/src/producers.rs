@@ -144,6 +144,23 @@ impl ProducerTable {
         self.producers.retain(|_, batches| !batches.is_empty());
     }
 
+    /// What is known of the producers of entries below `end`: for each the newest of its batches there,
+    /// where they are still remembered. Together with the entries from `end` on it is what this table
+    /// knows.
+    pub fn below(&self, end: Offset) -> ProducerTable {
+        let mut table = ProducerTable::default();
+        for (id, batches) in &self.producers {
+            let below = batches.partition_point(|batch| batch.end <= end);
+            if below > 0 {
+                let newest = below.saturating_sub(REMEMBERED_BATCHES)..below;
+                table
+                    .producers
+                    .insert(*id, batches.range(newest).cloned().collect());
+            }
+        }
+        table
+    }
+
     /// How many producers are known.
     pub fn len(&self) -> usize {
         self.producers.len()

@@ -36,6 +36,8 @@ pub struct Progress {
     pub verified: bool,
     /// The watermark it was last told.
     pub told_high_watermark: Offset,
+    /// The log start it was last told.
+    pub told_log_start: Offset,
     /// Since when it has been silent while an answer is due; none if none is due.
     pub silent_since: Option<Tick>,
     /// How often in a row it was asked again in vain.
@@ -65,6 +67,7 @@ impl Progress {
             matched: Offset::ZERO,
             verified: false,
             told_high_watermark: Offset::ZERO,
+            told_log_start: Offset::ZERO,
             silent_since: None,
             retries: 0,
             caught_up_at: now,
@@ -133,13 +136,14 @@ impl Progress {
     }
 
     /// Whether it holds the log up to its end, knows that, and nothing is on the way.
-    pub fn is_at_rest(&self, log_end: Offset) -> bool {
+    pub fn is_at_rest(&self, log_start: Offset, log_end: Offset) -> bool {
         self.linked
             && self.verified
             && self.sending == Sending::Stream
             && self.matched == log_end
             && self.cursor == log_end
             && self.told_high_watermark == log_end
+            && self.told_log_start >= log_start
             && self.in_flight.is_empty()
             && self.silent_since.is_none()
             && !self.pushing

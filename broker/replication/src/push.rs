@@ -1,8 +1,8 @@
 //! How a leader feeds its followers: what it sends them, what it hears back, and how it finds out where
 //! a follower's log parts from its own. New entries, catch-up and repetition are one path.
 
-use baton_protocol::ids::{BrokerId, BrokerLife, LeaderEpoch, Offset, Tick};
-use baton_protocol::peer::{Ack, Append, Mismatch, Refused};
+use baton_protocol::ids::{BrokerEpoch, BrokerId, BrokerLife, LeaderEpoch, Offset, Tick};
+use baton_protocol::peer::{Ack, Append, Mismatch, Refused, ReplicaMessage, Reset};
 
 use crate::epochs::Divergence;
 use crate::event::Effect;
@@ -53,6 +53,7 @@ impl Replica {
     /// the disk does.
     fn push(&mut self, now: Tick, to: BrokerId, out: &mut Vec<Effect>) {
         let log_end = self.log.end;
+        let log_start = self.log.start;
         let high_watermark = self.log.high_watermark;
         let Role::Leader(leader) = &mut self.role else {
             return;
@@ -62,6 +63,11 @@ impl Replica {
         };
         if !follower.linked || follower.pushing {
             return;
+        }
+        if follower.cursor < log_start {
+            // There is nothing left to push from there. Where the follower's log has come meanwhile, it
+            // will say.
+            follower.probe(log_start);
         }
         let bytes_max = match follower.sending {
             Sending::Probe { asked: true } => return,
@@ -73,7 +79,9 @@ impl Replica {
             Sending::Stream => {
                 let behind = follower.cursor < log_end;
                 let room = follower.in_flight_bytes() < self.config.window_bytes;
-                let news = leader.tell_watermark && follower.told_high_watermark < high_watermark;
+                let news = leader.tell_watermark
+                    && (follower.told_high_watermark < high_watermark
+                        || follower.told_log_start < log_start);
                 if behind && room {
                     follower.pushing = true;
                     self.config.append_bytes_max
@@ -86,6 +94,7 @@ impl Replica {
             }
         };
         follower.told_high_watermark = high_watermark;
+        follower.told_log_start = log_start;
         let append = Append {
             epoch: leader.epoch,
             leader: self.me,
@@ -93,7 +102,7 @@ impl Replica {
             prev_epoch: self.log.epochs.before(follower.cursor),
             prev_end: follower.cursor,
             high_watermark,
-            log_start: self.log.start,
+            log_start,
         };
         out.push(Effect::Push {
             to,
@@ -223,16 +232,61 @@ impl Replica {
             // It has held more than that since: an answer of before.
             return;
         }
-        let from = point.max(log_start).max(follower.matched);
+        follower.retries = 0;
+        // Further down there is nothing to compare.
+        let lowest = log_start.max(mismatch.log_start);
+        if mismatch.prev_end == lowest || lowest > log_end {
+            let (to, life) = (mismatch.from.broker, follower.life);
+            return self.reset(now, to, life, out);
+        }
+        let from = point.max(lowest).max(follower.matched);
         follower.probe(from);
-        if from >= mismatch.prev_end {
-            // There is nothing further down to ask for: the log begins above what the follower
-            // holds. It is asked again in time, not at once, or the two would go in circles.
+        if from == mismatch.prev_end {
+            // It is asked again in time, not at once, or the two would go in circles.
             follower.sending = Sending::Probe { asked: true };
             follower.silent_since = Some(now);
         }
-        follower.retries = 0;
         self.lead_on(now, out);
+    }
+
+    /// Has a follower begin anew where this log starts. If the message is lost, the follower is asked
+    /// again in time, and answers that it still does not continue there.
+    fn reset(&mut self, now: Tick, to: BrokerId, life: BrokerEpoch, out: &mut Vec<Effect>) {
+        let log = &self.log;
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        let reset = Reset {
+            epoch: leader.epoch,
+            leader: self.me,
+            to: life,
+            start: log.start,
+            prev_epoch: log.epochs.before(log.start),
+            high_watermark: log.high_watermark,
+        };
+        if let Some(follower) = leader.followers.get_mut(&to) {
+            follower.probe(log.start);
+            follower.sending = Sending::Probe { asked: true };
+            follower.silent_since = Some(now);
+        }
+        self.send(to, ReplicaMessage::Reset(reset), out);
+        self.lead_on(now, out);
+    }
+
+    /// What lies below may go, as far as it is committed.
+    pub(crate) fn on_advance_start(&mut self, now: Tick, to: Offset, out: &mut Vec<Effect>) {
+        if matches!(self.role, Role::Leader(_)) {
+            self.advance_start(to, out);
+            let start = self.log.start;
+            if let Role::Leader(leader) = &mut self.role {
+                // What is being read for them is not there any more.
+                let behind = leader.followers.values_mut();
+                for follower in behind.filter(|follower| follower.cursor < start) {
+                    follower.probe(start);
+                }
+            }
+            self.lead_on(now, out);
+        }
     }
 
     /// A higher epoch was promised somewhere: this reign is over, but the metadata will say so.

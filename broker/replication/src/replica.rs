@@ -150,6 +150,8 @@ impl Replica {
             Input::ControllerHeard(at) => self.heard_at = self.heard_at.max(Some(at)),
             Input::Propose(proposal) => self.on_propose(now, proposal, out),
             Input::Append(append, entries) => self.on_append(now, append, &entries, out),
+            Input::Reset(reset, producers) => self.on_reset(reset, producers, out),
+            Input::AdvanceStart { to } => self.on_advance_start(now, to, out),
             Input::Ack(ack) => self.on_ack(now, ack, out),
             Input::Mismatch(mismatch) => self.on_mismatch(now, mismatch, out),
             Input::Refused(refused) => self.on_refused(now, refused, out),
@@ -326,7 +328,10 @@ impl Replica {
         self.flush(now, out);
         match &self.role {
             Role::Leader(_) => self.lead_on(now, out),
-            Role::Follower(_) => self.acknowledge(out),
+            Role::Follower(_) => {
+                self.acknowledge(out);
+                self.follow_start(out);
+            }
             Role::Broken => {}
         }
     }
@@ -352,6 +357,19 @@ impl Replica {
         if to > self.log.high_watermark {
             self.log.high_watermark = to;
             out.push(Effect::PublishHighWatermark(to));
+        }
+    }
+
+    /// Moves the log's start forward: never above what is committed, nor above what is durable here.
+    pub(crate) fn advance_start(&mut self, wanted: Offset, out: &mut Vec<Effect>) {
+        let mut to = wanted.min(self.log.durable_end);
+        if self.rules.hold(Rule::StartBelowTheWatermark) {
+            to = to.min(self.log.high_watermark);
+        }
+        if to > self.log.start {
+            self.log.start = to;
+            self.log.epochs.advance_start(to);
+            out.push(Effect::AdvanceStart { to });
         }
     }
 
@@ -436,7 +454,14 @@ impl Replica {
     /// Checks what must always hold. Panics where it does not: it would be our own mistake.
     pub fn verify(&self) {
         let log = &self.log;
-        assert!(log.start <= log.end, "log start beyond its end");
+        assert!(
+            log.start <= log.durable_end,
+            "log start beyond what is durable"
+        );
+        assert!(
+            log.start <= log.high_watermark || !self.rules.hold(Rule::StartBelowTheWatermark),
+            "log start beyond the watermark"
+        );
         assert!(log.durable_end <= log.end, "durable beyond the end");
         assert!(log.high_watermark <= log.end, "watermark beyond the end");
         assert!(

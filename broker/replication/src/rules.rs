@@ -43,6 +43,12 @@ pub enum Rule {
     LeaseWithoutFollowers,
     /// A repeated batch is answered with its first offset, across failovers.
     DedupeSurvivesFailover,
+    /// A log's start never moves above what is known to be committed.
+    StartBelowTheWatermark,
+    /// A log that continues where it is to begin anew stays as it is: the message was late.
+    ResetOnlyWhatDiffers,
+    /// A follower that begins anew knows the producers of what lies below.
+    ResetBringsProducers,
 }
 
 /// Which rules hold. All of them, unless a test says otherwise.

@@ -141,6 +141,33 @@ impl Checker {
         Ok(())
     }
 
+    /// Only what is committed expires, and no start goes back.
+    pub fn expired(&self, id: u32, node: &Node, to: Offset) -> Result<(), String> {
+        if to > self.committed_end() {
+            return Err(format!("{id} lets go of what is not committed, up to {to}"));
+        }
+        match to > node.start {
+            true => Ok(()),
+            false => Err(format!("{id} moves its start back to {to}")),
+        }
+    }
+
+    /// A replica discards what it holds, and begins anew at `start`: below that everything is committed,
+    /// and of what lies above nothing that it held. Returns what lies below.
+    pub fn begins_anew(&self, id: u32, node: &Node, start: Offset) -> Result<Vec<Entry>, String> {
+        if start > self.committed_end() {
+            return Err(format!(
+                "{id} begins anew at {start}, which is not committed"
+            ));
+        }
+        let below = |entry: &&Entry| entry.shape.end <= start;
+        let mut held = node.log.iter().zip(&self.committed);
+        if let Some((entry, _)) = held.find(|(held, known)| held == known && !below(held)) {
+            return Err(format!("{id} discards {entry}, which is committed"));
+        }
+        Ok(self.committed.iter().filter(below).copied().collect())
+    }
+
     /// Only what is committed is acknowledged, and it is what the request brought.
     pub fn acknowledged(
         &self,
@@ -178,6 +205,9 @@ impl Checker {
         replica.verify();
         let log = replica.log();
         let end = |entries: &[Entry]| entries.last().map_or(Offset::ZERO, |entry| entry.shape.end);
+        if log.start != node.start {
+            return Err(format!("{id} believes in a start at {}", log.start));
+        }
         if log.end != end(&node.log) {
             return Err(format!("{id} believes in an end of {}", log.end));
         }
@@ -188,7 +218,7 @@ impl Checker {
                 log.durable_end
             ));
         }
-        for entry in &node.log {
+        for entry in node.log.iter().filter(|entry| entry.shape.end > log.start) {
             if log.epochs.at(entry.shape.base) != entry.shape.epoch {
                 return Err(format!("{id} knows another epoch of {entry}"));
             }

@@ -11,7 +11,7 @@ use baton_protocol::peer::{Append, ReplicaMessage};
 use baton_replication::event::{
     Effect, EntryShape, FenceAnswer, HandoverProposal, Input, Proposal, RequestId, SetProposal,
 };
-use baton_replication::producers::ProducerStamp;
+use baton_replication::producers::{ProducerStamp, ProducerTable};
 use baton_replication::rules::Rules;
 use baton_replication::{Config, Replica};
 
@@ -98,6 +98,8 @@ impl Cluster {
                 replica: None,
                 log: Vec::new(),
                 disk: Vec::new(),
+                start: Offset::ZERO,
+                disk_start: Offset::ZERO,
                 lost: false,
                 published: Offset::ZERO,
                 learned: 1,
@@ -131,9 +133,9 @@ impl Cluster {
         if let Some(node) = self.nodes.get_mut(&id) {
             node.flushing = None;
             node.reading.clear();
-            node.published = Offset::ZERO;
+            node.published = node.start;
             node.learned = learned;
-            let shape = shape_of(&node.log);
+            let shape = shape_of(&node.log, node.start);
             node.replica = Some(Replica::new(
                 me,
                 self.config,
@@ -198,6 +200,7 @@ impl Cluster {
             to,
             message,
             entries,
+            producers,
             ..
         } = packet;
         if !self.is_up(to) {
@@ -208,6 +211,7 @@ impl Cluster {
                 let shapes = entries.iter().map(|entry| entry.shape).collect();
                 self.step(to, Input::Append(append, shapes), &InHand::Entries(entries))
             }
+            ReplicaMessage::Reset(reset) => self.input(to, Input::Reset(reset, producers)),
             ReplicaMessage::Ack(ack) => self.input(to, Input::Ack(ack)),
             ReplicaMessage::Mismatch(mismatch) => self.input(to, Input::Mismatch(mismatch)),
             ReplicaMessage::Refused(refused) => self.input(to, Input::Refused(refused)),
@@ -305,6 +309,8 @@ impl Cluster {
                 node.lost |= node.flushes_at_intervals() && node.disk.len() < node.log.len();
                 node.log = node.disk.clone();
             }
+            // The entries are all there still.
+            node.start = node.disk_start;
         }
     }
 
@@ -314,6 +320,7 @@ impl Cluster {
             node.lost = true;
             node.log.clear();
             node.disk.clear();
+            (node.start, node.disk_start) = (Offset::ZERO, Offset::ZERO);
         }
     }
 
@@ -321,6 +328,7 @@ impl Cluster {
     pub fn write_back(&mut self, id: u32) {
         if let Some(node) = self.nodes.get_mut(&id) {
             node.disk = node.log.clone();
+            node.disk_start = node.start;
         }
     }
 
@@ -431,6 +439,14 @@ impl Cluster {
                 self.store(id, &entries[skip..])
             }
             Effect::Truncate { to, .. } => self.truncate(id, to),
+            Effect::AdvanceStart { to } => {
+                self.checker.expired(id, &self.nodes[&id], to)?;
+                if let Some(node) = self.nodes.get_mut(&id) {
+                    node.start = to;
+                }
+                Ok(())
+            }
+            Effect::Reset { start, .. } => self.begin_anew(id, start),
             Effect::Flush => self.begin_flush(id),
             Effect::Push {
                 to,
@@ -438,7 +454,15 @@ impl Cluster {
                 bytes_max,
             } => self.push(id, to, append, bytes_max, queue),
             Effect::Send { to, message } => {
-                self.network.send(id, to.0, message, Vec::new());
+                let producers = match &message {
+                    ReplicaMessage::Reset(reset) => {
+                        let replica = self.nodes[&id].replica.as_ref();
+                        replica.map(|replica| replica.log().producers.below(reset.start))
+                    }
+                    _ => None,
+                };
+                let producers = producers.unwrap_or_default();
+                self.network.send(id, to.0, message, Vec::new(), producers);
                 Ok(())
             }
             Effect::Reply { request, result } => match result {
@@ -508,6 +532,18 @@ impl Cluster {
         Ok(())
     }
 
+    /// What lies below its new start it counts as a holder of: all of that is committed.
+    fn begin_anew(&mut self, id: u32, start: Offset) -> Result<(), String> {
+        let below = self.checker.begins_anew(id, &self.nodes[&id], start)?;
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.log = below;
+            node.disk = node.log.clone();
+            (node.start, node.disk_start) = (start, start);
+            node.published = node.published.min(start);
+        }
+        Ok(())
+    }
+
     fn begin_flush(&mut self, id: u32) -> Result<(), String> {
         match self.nodes.get_mut(&id) {
             Some(node) if node.flushing.is_none() => {
@@ -560,7 +596,8 @@ impl Cluster {
         let bytes = entries.iter().map(Entry::bytes).sum();
         let end = entries.last().map(|entry| entry.shape.end);
         let message = ReplicaMessage::Append(append.clone());
-        self.network.send(id, to.0, message, entries);
+        let none = ProducerTable::default();
+        self.network.send(id, to.0, message, entries, none);
         if bytes_max == 0 {
             return Ok(());
         }

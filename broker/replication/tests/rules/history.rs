@@ -4,14 +4,14 @@
 use std::collections::BTreeSet;
 
 use baton_protocol::client::Acks;
-use baton_protocol::ids::{BrokerId, PartitionVersion, ProducerId};
+use baton_protocol::ids::{BrokerId, Offset, PartitionVersion, ProducerId};
 use baton_replication::event::Input;
 use baton_replication::producers::ProducerStamp;
 use baton_replication::rules::Rules;
 use baton_replication::{Config, Replica};
 
 use crate::cluster::Cluster;
-use crate::node::{FlushMode, RECORD_BYTES};
+use crate::node::{FlushMode, Node, RECORD_BYTES};
 
 /// How many entries a history may write.
 const ENTRIES_MAX: usize = 40;
@@ -48,11 +48,14 @@ impl Rng {
 /// restart, hand over, read, disturb.
 const WEIGHTS: [usize; 12] = [8, 40, 10, 6, 10, 12, 6, 3, 3, 3, 20, 2];
 
+/// And how often entries expire, in the histories in which they do.
+const EXPIRE_WEIGHT: usize = 4;
+
 /// One history.
 pub struct History {
     /// This history's own weights: some things are common in it, and others rare, so that among
     /// many histories are such as no average one would show.
-    weights: [usize; 12],
+    weights: [usize; 13],
     /// How many pushes in a hundred have to wait for their entries.
     slow_reads: usize,
     rng: Rng,
@@ -87,10 +90,16 @@ impl History {
         };
         let mut cluster = Cluster::new(rules, config, flush, brokers, in_sync, k);
         cluster.traced = false;
-        let weights = WEIGHTS.map(|weight| weight * [1, 4, 4, 12][rng.below(4)]);
+        let usual = WEIGHTS.map(|weight| weight * [1, 4, 4, 12][rng.below(4)]);
+        let slow_reads = [0, 20, 100][rng.below(3)];
+        let mut weights = [0; 13];
+        weights[..usual.len()].copy_from_slice(&usual);
+        if seed.is_multiple_of(3) {
+            weights[usual.len()] = EXPIRE_WEIGHT * [1, 4][rng.below(2)];
+        }
         History {
             weights,
-            slow_reads: [0, 20, 100][rng.below(3)],
+            slow_reads,
             rng,
             cluster,
             flush,
@@ -146,7 +155,8 @@ impl History {
             Some(8) => self.restart(),
             Some(9) => self.hand_over(),
             Some(10) => self.read(),
-            _ => self.disturb(),
+            Some(11) => self.disturb(),
+            _ => self.expire(),
         }
     }
 
@@ -288,6 +298,20 @@ impl History {
                 let timeout_ms = 400;
                 self.cluster.input(id, Input::HandOver { to, timeout_ms })
             }
+            None => Ok(()),
+        }
+    }
+
+    /// The leader's host lets go of the beginning of the log, or would.
+    fn expire(&mut self) -> Result<(), String> {
+        let leads = |cluster: &Cluster, id: u32| cluster.nodes[&id].leading().is_some();
+        let Some(id) = self.any_where(leads) else {
+            return Ok(());
+        };
+        let node = &self.cluster.nodes[&id];
+        let ends: Vec<_> = node.log.iter().map(|entry| entry.shape.end).collect();
+        match self.rng.one_of(&ends) {
+            Some(to) => self.cluster.input(id, Input::AdvanceStart { to }),
             None => Ok(()),
         }
     }
@@ -506,6 +530,7 @@ impl History {
                 .all(|(id, replica)| !replica.suspect || id == leader_id)
             && self.cluster.nodes.values().all(|node| {
                 node.log == leader.log
+                    && has_followed(node, leader.start)
                     && node.published == end
                     && node.log.len() == self.cluster.checker.committed.len()
             })
@@ -520,4 +545,14 @@ impl History {
         );
         lines.join("\n")
     }
+}
+
+/// Whether a replica starts where its leader does, or as far up as its own log is known to be durable:
+/// without flushes that are waited for, that may be less.
+fn has_followed(node: &Node, start: Offset) -> bool {
+    let durable = node
+        .replica
+        .as_ref()
+        .map(|replica| replica.log().durable_end);
+    durable.is_some_and(|durable| node.start >= start.min(durable))
 }

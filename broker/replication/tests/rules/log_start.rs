@@ -1,4 +1,5 @@
-//! A leader whose log begins above what a follower holds: there is nothing to push to it.
+//! A leader whose log begins above what a follower holds: there is nothing to push to it, and it is
+//! reset.
 
 use std::collections::BTreeMap;
 
@@ -6,9 +7,10 @@ use baton_protocol::ids::{
     BrokerEpoch, BrokerId, BrokerLife, LeaderEpoch, Offset, PartitionVersion, Tick,
 };
 use baton_protocol::metadata::Flush;
-use baton_protocol::peer::Mismatch;
+use baton_protocol::peer::{Mismatch, ReplicaMessage, Reset};
 use baton_replication::epochs::EpochHistory;
-use baton_replication::event::{Effect, Input, PartitionView, ReplicaView};
+use baton_replication::event::{Breach, Effect, Input, PartitionView, ReplicaView};
+use baton_replication::producers::ProducerTable;
 use baton_replication::rules::Rules;
 use baton_replication::{Config, LogShape, Replica};
 
@@ -45,7 +47,7 @@ fn leader() -> Replica {
         end: Offset(200),
         durable_end: Offset(200),
         high_watermark: Offset(100),
-        epochs: EpochHistory::new(vec![(LeaderEpoch(1), Offset(100))]),
+        epochs: EpochHistory::new(vec![(LeaderEpoch(1), Offset(99))]),
         ..LogShape::default()
     };
     let (config, rules) = (Config::default(), Rules::default());
@@ -79,8 +81,92 @@ fn an_empty_follower_below_the_log_start_is_not_asked_in_circles() {
     };
     let first = asked_at(&mut leader, Tick(1), empty(200));
     assert_eq!(first, Some(Offset(100)), "it is asked at the log start");
-    let at_once = asked_at(&mut leader, Tick(2), empty(100));
-    assert_eq!(at_once, None);
+    let mut out = Vec::new();
+    leader.step(Tick(2), empty(100), &mut out);
+    let reset = out.iter().find_map(|effect| match effect {
+        Effect::Send {
+            message: ReplicaMessage::Reset(reset),
+            ..
+        } => Some((reset.prev_epoch, reset.start)),
+        _ => None,
+    });
+    assert_eq!(reset, Some((LeaderEpoch(1), Offset(100))));
+    assert!(
+        !out.iter()
+            .any(|effect| matches!(effect, Effect::Push { .. }))
+    );
     let in_time = asked_at(&mut leader, Tick(600), Input::Tick);
-    assert_eq!(in_time, Some(Offset(100)));
+    assert_eq!(in_time, Some(Offset(100)), "the message may be lost");
+}
+
+/// What a follower whose log is [0, 10) of epoch 1, known to be committed up to 6, does when it is told
+/// to begin anew.
+fn told_to_begin_anew(prev_epoch: u32, start: u64, epoch: u32) -> Vec<Effect> {
+    let log = LogShape {
+        end: Offset(10),
+        durable_end: Offset(10),
+        high_watermark: Offset(6),
+        epochs: EpochHistory::new(vec![(LeaderEpoch(1), Offset(0))]),
+        ..LogShape::default()
+    };
+    let view = leader().view().clone();
+    let mut follower = Replica::new(life(2), Config::default(), Rules::default(), log, view, []);
+    let reset = Reset {
+        epoch: LeaderEpoch(epoch),
+        leader: life(1),
+        to: BrokerEpoch(1),
+        start: Offset(start),
+        prev_epoch: LeaderEpoch(prev_epoch),
+        high_watermark: Offset(100),
+    };
+    let mut out = Vec::new();
+    let input = Input::Reset(reset, ProducerTable::default());
+    follower.step(Tick(0), input, &mut out);
+    out
+}
+
+#[test]
+fn only_a_log_that_lacks_or_differs_begins_anew_and_nothing_committed_is_discarded() {
+    let begins = |out: &[Effect]| {
+        out.iter().find_map(|effect| match effect {
+            Effect::Reset {
+                start, keep_from, ..
+            } => Some((start.0, keep_from.0)),
+            _ => None,
+        })
+    };
+    // It ends below, or holds there what was never committed.
+    assert_eq!(begins(&told_to_begin_anew(2, 50, 2)), Some((50, 6)));
+    assert_eq!(begins(&told_to_begin_anew(2, 8, 2)), Some((8, 6)));
+    // It continues there.
+    let held = told_to_begin_anew(1, 8, 2);
+    assert!(matches!(
+        held[..],
+        [Effect::Send {
+            message: ReplicaMessage::Ack(_),
+            ..
+        }]
+    ));
+    // What is committed differs.
+    let broken = told_to_begin_anew(2, 5, 2);
+    let breach = Breach::TruncateBelowWatermark {
+        to: Offset(5),
+        high_watermark: Offset(6),
+    };
+    assert_eq!(broken, [Effect::Broken(breach)]);
+    // A deposed leader, and one whose election is not known to have ended.
+    let refused = told_to_begin_anew(2, 50, 1);
+    assert!(matches!(
+        refused[..],
+        [Effect::Send {
+            message: ReplicaMessage::Refused(_),
+            ..
+        }]
+    ));
+    assert_eq!(told_to_begin_anew(2, 5, 3), []);
+    // Nonsense.
+    for (prev_epoch, start) in [(3, 50), (2, 101)] {
+        let out = told_to_begin_anew(prev_epoch, start, 2);
+        assert!(matches!(out[..], [Effect::Ignored { .. }]));
+    }
 }

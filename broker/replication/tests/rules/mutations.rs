@@ -37,7 +37,10 @@ fn next(rule: Rule) -> Option<Rule> {
         Rule::LateEntriesAreDropped => Some(Rule::PausedUntilTheOutcome),
         Rule::PausedUntilTheOutcome => Some(Rule::LeaseWithoutFollowers),
         Rule::LeaseWithoutFollowers => Some(Rule::DedupeSurvivesFailover),
-        Rule::DedupeSurvivesFailover => None,
+        Rule::DedupeSurvivesFailover => Some(Rule::StartBelowTheWatermark),
+        Rule::StartBelowTheWatermark => Some(Rule::ResetOnlyWhatDiffers),
+        Rule::ResetOnlyWhatDiffers => Some(Rule::ResetBringsProducers),
+        Rule::ResetBringsProducers => None,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use baton_protocol::peer::ReplicaMessage;
+use baton_replication::producers::ProducerTable;
 
 use crate::node::Entry;
 
@@ -15,6 +16,8 @@ pub struct Packet {
     pub message: ReplicaMessage,
     /// An append's entries.
     pub entries: Vec<Entry>,
+    /// What a reset tells of producers.
+    pub producers: ProducerTable,
     /// Order of sending.
     sequence: u64,
 }
@@ -31,7 +34,14 @@ pub struct Network {
 
 impl Network {
     /// Queues a message.
-    pub fn send(&mut self, from: u32, to: u32, message: ReplicaMessage, entries: Vec<Entry>) {
+    pub fn send(
+        &mut self,
+        from: u32,
+        to: u32,
+        message: ReplicaMessage,
+        entries: Vec<Entry>,
+        producers: ProducerTable,
+    ) {
         self.sent += 1;
         let sequence = self.sent;
         self.queues
@@ -41,6 +51,7 @@ impl Network {
                 to,
                 message,
                 entries,
+                producers,
                 sequence,
             });
     }

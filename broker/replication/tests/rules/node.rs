@@ -142,6 +142,11 @@ pub struct Node {
     pub log: Vec<Entry>,
     /// What of it a power cut would leave.
     pub disk: Vec<Entry>,
+    /// Where the log starts. What lies below stays in these lists, for the checker: as if nothing had
+    /// expired.
+    pub start: Offset,
+    /// Where an end of the process would leave the start.
+    pub disk_start: Offset,
     /// It lost what it had acknowledged, and nobody has verified it since.
     pub lost: bool,
     /// The watermark it last published.
@@ -205,11 +210,12 @@ impl Node {
         if count > self.disk.len() {
             self.disk = self.log[..count].to_vec();
         }
+        self.disk_start = self.start;
     }
 }
 
 /// A log as a start finds it.
-pub fn shape_of(log: &[Entry]) -> LogShape {
+pub fn shape_of(log: &[Entry], start: Offset) -> LogShape {
     let mut epochs = EpochHistory::default();
     let mut producers = ProducerTable::default();
     let mut before = Offset::ZERO;
@@ -233,11 +239,12 @@ pub fn shape_of(log: &[Entry]) -> LogShape {
         }
     }
     let end = log.last().map_or(Offset::ZERO, |entry| entry.shape.end);
+    epochs.advance_start(start);
     LogShape {
-        start: Offset::ZERO,
+        start,
         end,
         durable_end: end,
-        high_watermark: Offset::ZERO,
+        high_watermark: start,
         epochs,
         producers,
         lossy: false,

@@ -172,6 +172,8 @@ pub enum Command {
         #[arg(key)]
         timeout: Option<u64>,
     },
+    /// What lies below this offset may go.
+    Expire { broker: u32, to: u64 },
     /// Time passes.
     Tick {
         ms: u64,
@@ -408,6 +410,10 @@ impl Cluster {
                 let to = BrokerId(*to);
                 let timeout_ms = timeout.unwrap_or(1_000);
                 self.input(*broker, Input::HandOver { to, timeout_ms })?;
+            }
+            Command::Expire { broker, to } => {
+                let to = Offset(*to);
+                self.input(*broker, Input::AdvanceStart { to })?;
             }
             Command::Tick { ms, times } => {
                 for _ in 0..times.unwrap_or(1) {

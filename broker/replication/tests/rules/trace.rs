@@ -30,18 +30,29 @@ pub fn append(from: u32, to: BrokerId, append: &Append, entries: &[Entry]) -> St
         prev_epoch,
         prev_end,
         high_watermark,
+        log_start,
         ..
     } = append;
+    let start = match log_start.0 {
+        0 => String::new(),
+        start => format!(", start {start}"),
+    };
     let what = match entries.is_empty() {
         true => "nothing".to_owned(),
         false => format!("[{}]", join(entries, " ")),
     };
-    format!("{from} -> {to}: e{epoch} {what} after {prev_epoch}:{prev_end}, hw {high_watermark}")
+    format!(
+        "{from} -> {to}: e{epoch} {what} after {prev_epoch}:{prev_end}, hw {high_watermark}{start}"
+    )
 }
 
 fn message(message: &ReplicaMessage) -> String {
     match message {
         ReplicaMessage::Append(append) => format!("append e{}", append.epoch),
+        ReplicaMessage::Reset(reset) => format!(
+            "begin anew e{} after {}:{}",
+            reset.epoch, reset.prev_epoch, reset.start
+        ),
         ReplicaMessage::Ack(ack) => {
             let more = match ack.log_end > ack.durable_end {
                 true => format!(", received {}", ack.log_end),
@@ -132,6 +143,15 @@ pub fn effect(id: u32, effect: &Effect, requests: &BTreeMap<RequestId, Content>)
         Effect::AppendEpochStart { .. } | Effect::Push { .. } | Effect::Flush => return None,
         Effect::AppendEntries { skip: 0 } => format!("{id}: stores all"),
         Effect::AppendEntries { skip } => format!("{id}: stores all but {skip}"),
+        Effect::AdvanceStart { to } => format!("{id}: starts at {to}"),
+        Effect::Reset {
+            start,
+            epoch_before,
+            keep_from,
+            epoch,
+        } => format!(
+            "{id}: begins anew after {epoch_before}:{start} for e{epoch}, keeps from {keep_from}"
+        ),
         Effect::Truncate { to, epoch } => format!("{id}: cuts to {to} for e{epoch}"),
         Effect::Send { to, message: m } => format!("{id} -> {to}: {}", message(m)),
         Effect::Reply { request, result } => {
@@ -193,7 +213,16 @@ pub fn metadata(cluster: &Cluster) -> String {
 /// Who holds what, a line for each broker.
 pub fn status(cluster: &Cluster, id: u32) -> String {
     let node = &cluster.nodes[&id];
-    let held = join(&node.log, " ");
+    let held = node.log.iter().filter(|entry| entry.shape.end > node.start);
+    let held = match node.start.0 {
+        0 => join(held, " "),
+        start => join(
+            [format!("{start}..")]
+                .into_iter()
+                .chain(held.map(Entry::to_string)),
+            " ",
+        ),
+    };
     let Some(replica) = &node.replica else {
         return format!("{id}: [{held}] down");
     };
