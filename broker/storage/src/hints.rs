@@ -314,9 +314,9 @@ impl IndexOf {
         let index = self.segment.index();
         let entries: Vec<_> = index
             .entries()
-            .take_while(|entry| entry.1 < self.len)
+            .take_while(|entry| entry.position < self.len)
             .collect();
-        let Some((_, last)) = entries.last().copied() else {
+        let Some(last) = entries.last().map(|entry| entry.position) else {
             return Ok(());
         };
         let file = IndexFile {

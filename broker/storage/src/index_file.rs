@@ -15,13 +15,14 @@ use baton_protocol::ids::{LeaderEpoch, Offset};
 use crate::error::{IoContext, StorageError};
 use crate::files::temporary;
 use crate::header::{LogIdentity, SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::index::{Indexed, NO_TIME};
 
 const MAGIC: [u8; 8] = *b"BATONIDX";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 const HEAD_BYTES: usize = 80;
 const CRC_AT: usize = 76;
 const EPOCH_BYTES: usize = 12;
-const ENTRY_BYTES: usize = 16;
+const ENTRY_BYTES: usize = 24;
 
 /// More than the index of the largest segment takes.
 const FILE_BYTES_MAX: u64 = 64 << 20;
@@ -35,8 +36,8 @@ pub(crate) struct IndexFile {
     pub end: Offset,
     /// Each epoch that begins in them, with the log's end before.
     pub epochs: Vec<(LeaderEpoch, Offset)>,
-    /// Base offset and position of some of the entries, the first one among them.
-    pub entries: Vec<(Offset, usize)>,
+    /// Some of the entries, the first one among them.
+    pub entries: Vec<Indexed>,
     /// CRC-32 of the segment's bytes from the last of these entries up to the length.
     pub check: u32,
 }
@@ -75,7 +76,9 @@ impl IndexFile {
 
     /// Position of the last entry that is indexed.
     pub fn last_position(&self) -> usize {
-        self.entries.last().map_or(SEGMENT_HEADER_BYTES, |e| e.1)
+        self.entries
+            .last()
+            .map_or(SEGMENT_HEADER_BYTES, |e| e.position)
     }
 
     fn encode(&self, identity: LogIdentity, base: Offset) -> Vec<u8> {
@@ -94,9 +97,10 @@ impl IndexFile {
             bytes.extend_from_slice(&epoch.0.to_be_bytes());
             bytes.extend_from_slice(&end_before.0.to_be_bytes());
         }
-        for (offset, position) in &self.entries {
-            bytes.extend_from_slice(&offset.0.to_be_bytes());
-            bytes.extend_from_slice(&(*position as u64).to_be_bytes());
+        for entry in &self.entries {
+            bytes.extend_from_slice(&entry.base.0.to_be_bytes());
+            bytes.extend_from_slice(&(entry.position as u64).to_be_bytes());
+            bytes.extend_from_slice(&entry.newest_before.to_be_bytes());
         }
         let crc = checksum(&bytes).to_be_bytes();
         bytes[CRC_AT..HEAD_BYTES].copy_from_slice(&crc);
@@ -106,7 +110,11 @@ impl IndexFile {
     /// Whether it can be the index of anything: all that it says lies in order and within what it
     /// speaks of.
     fn is_in_order(&self, base: Offset) -> bool {
-        let rising = |pair: &[(Offset, usize)]| pair[0].0 < pair[1].0 && pair[0].1 < pair[1].1;
+        let rising = |pair: &[Indexed]| {
+            pair[0].base < pair[1].base
+                && pair[0].position < pair[1].position
+                && pair[0].newest_before <= pair[1].newest_before
+        };
         let later = |pair: &[(LeaderEpoch, Offset)]| pair[0].0 < pair[1].0 && pair[0].1 < pair[1].1;
         let (Some(first), Some(last)) = (self.entries.first(), self.entries.last()) else {
             return false;
@@ -115,10 +123,11 @@ impl IndexFile {
             .epochs
             .iter()
             .all(|run| (base..self.end).contains(&run.1));
-        first.0 >= base
-            && first.1 == SEGMENT_HEADER_BYTES
-            && last.0 < self.end
-            && last.1 < self.len
+        first.base >= base
+            && first.position == SEGMENT_HEADER_BYTES
+            && first.newest_before == NO_TIME
+            && last.base < self.end
+            && last.position < self.len
             && self.entries.windows(2).all(rising)
             && epochs_within
             && self.epochs.windows(2).all(later)
@@ -148,8 +157,11 @@ fn decode(bytes: &[u8], header: &SegmentHeader) -> Option<IndexFile> {
         (epoch, Offset(number(&run[4..])))
     };
     let entry = |entry: &[u8]| {
-        let position = usize::try_from(number(&entry[8..])).ok()?;
-        Some((Offset(number(&entry[..8])), position))
+        Some(Indexed {
+            base: Offset(number(&entry[..8])),
+            position: usize::try_from(number(&entry[8..16])).ok()?,
+            newest_before: number(&entry[16..]) as i64,
+        })
     };
     let entries = of_entries.chunks_exact(ENTRY_BYTES).map(entry);
     let found = IndexFile {
@@ -206,12 +218,20 @@ mod tests {
         seal_lost: false,
     };
 
+    fn entry(base: u64, position: usize, newest_before: i64) -> Indexed {
+        Indexed {
+            base: Offset(base),
+            position,
+            newest_before,
+        }
+    }
+
     fn sample() -> IndexFile {
         IndexFile {
             len: 900,
             end: Offset(110),
             epochs: vec![(LeaderEpoch(2), Offset(70)), (LeaderEpoch(5), Offset(80))],
-            entries: vec![(Offset(70), 128), (Offset(90), 500)],
+            entries: vec![entry(70, 128, NO_TIME), entry(90, 500, -3)],
             check: 77,
         }
     }
@@ -230,7 +250,7 @@ mod tests {
             assert_eq!(decode(&bytes, &HEADER), None, "byte {at}");
             assert_eq!(decode(&whole[..at], &HEADER), None, "cut at {at}");
         }
-        let longer = [&whole[..], &[0; 16]].concat();
+        let longer = [&whole[..], &[0; 24]].concat();
         assert_eq!(decode(&longer, &HEADER), None);
     }
 
@@ -248,12 +268,13 @@ mod tests {
 
     #[test]
     fn an_index_that_contradicts_itself_is_none() {
-        let wrong: [fn(&mut IndexFile); 9] = [
+        let wrong: [fn(&mut IndexFile); 10] = [
             |index| index.entries.clear(),
-            |index| index.entries[0].1 = 127,
-            |index| index.entries[0].0 = Offset(69),
-            |index| index.entries[1].0 = Offset(70),
-            |index| index.entries[1].1 = 900,
+            |index| index.entries[0].position = 127,
+            |index| index.entries[0].base = Offset(69),
+            |index| index.entries[0].newest_before = -3,
+            |index| index.entries[1].base = Offset(70),
+            |index| index.entries[1].position = 900,
             |index| index.end = Offset(90),
             |index| index.epochs[1].0 = LeaderEpoch(2),
             |index| index.epochs[1].1 = Offset(110),

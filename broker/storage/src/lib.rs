@@ -4,6 +4,7 @@
 //! no actor, no socket, no decision about replication. The format is described in
 //! `docs/storage.md`. This is the only crate with `unsafe` code, all of it in `segment.rs`.
 
+mod by_time;
 mod damage;
 mod epochs;
 mod error;
@@ -22,6 +23,7 @@ mod reader;
 mod recheck;
 mod recovery;
 mod repair;
+mod retention;
 mod scan;
 mod scrub;
 mod segment;
@@ -45,6 +47,7 @@ pub use mark_file::MARKS_OPEN_MAX;
 pub use reader::{Chunk, Glance, LogReader};
 pub use recheck::ask_recheck;
 pub use recovery::{Check, Recovery};
+pub use retention::{Retention, SegmentExtent, start_wanted};
 pub use scrub::Scrub;
 pub use segment::Segment;
 pub use trust::Trust;

@@ -1,5 +1,6 @@
 //! The log of one partition: its one writer.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -68,6 +69,8 @@ pub struct Log {
     pub(crate) generation: u64,
     pub(crate) trusted: Arc<Trusted>,
     pub(crate) hints: Hints,
+    /// The last segment takes nothing more.
+    pub(crate) next_begins: bool,
 }
 
 impl Log {
@@ -129,6 +132,7 @@ impl Log {
             generation: 0,
             trusted: Arc::default(),
             hints: Hints::new(dir.to_owned(), identity),
+            next_begins: false,
         };
         if recovery.damage.is_some() {
             log.trusted.fail();
@@ -182,6 +186,7 @@ impl Log {
         self.check_trusted()?;
         if let Some(part) = self.parts.last()
             && part.cut.is_none()
+            && !self.next_begins
             && part.segment.header().sealed_len.is_none()
             && part.segment.len() + bytes <= part.segment.capacity()
         {
@@ -203,6 +208,7 @@ impl Log {
             self.parts.pop();
         }
         self.parts.push(Part::whole(Arc::new(segment)));
+        self.next_begins = false;
         self.publish();
         Ok(())
     }
@@ -231,7 +237,8 @@ impl Log {
         crc.update(&bytes[16..]);
         let crc = crc.finalize().to_be_bytes();
         let end = base.plus(u64::from(header.last_offset_delta()) + 1);
-        self.append([&crc, &head, &bytes[16..]], base, end, epoch)
+        let timestamp = header.max_timestamp();
+        self.append([&crc, &head, &bytes[16..]], base..end, epoch, timestamp)
     }
 
     /// Stores an entry as it is. The room must have been reserved; the entry must have been
@@ -242,8 +249,9 @@ impl Log {
     pub fn append_entry(&mut self, entry: &[u8]) -> Result<(), StorageError> {
         let batch = entry.get(ENTRY_OVERHEAD_BYTES..).unwrap_or_default();
         let header = self.header_of(batch)?;
-        let (base, end) = (header.base_offset(), header.next_offset());
-        self.append([entry, &[], &[]], base, end, header.leader_epoch())
+        let offsets = header.base_offset()..header.next_offset();
+        let timestamp = header.max_timestamp();
+        self.append([entry, &[], &[]], offsets, header.leader_epoch(), timestamp)
     }
 
     fn header_of(&self, batch: &[u8]) -> Result<BatchHeader, StorageError> {
@@ -256,10 +264,11 @@ impl Log {
     fn append(
         &mut self,
         parts: [&[u8]; 3],
-        base: Offset,
-        end: Offset,
+        offsets: Range<Offset>,
         epoch: LeaderEpoch,
+        timestamp: i64,
     ) -> Result<(), StorageError> {
+        let Range { start: base, end } = offsets;
         assert!(
             base >= self.end,
             "an entry at {base} in a log that ends at {}",
@@ -276,7 +285,13 @@ impl Log {
             unreachable!("a reservation leaves a segment");
         };
         let segment = part.segment.clone();
-        segment.append(parts, base, end, self.config.index_interval_bytes)?;
+        segment.append(
+            parts,
+            base,
+            end,
+            timestamp,
+            self.config.index_interval_bytes,
+        )?;
         if epoch > last {
             self.epochs.push((epoch, self.end));
         }

@@ -63,6 +63,13 @@ impl Part {
         self.cut.is_some() || self.segment.header().sealed_len.is_some()
     }
 
+    /// The base offset of the entry at this position. Waits for the disk.
+    pub fn base_at(&self, position: usize) -> Result<Offset, ReadError> {
+        let (len, _) = self.extent();
+        self.fetch(position, len.min(position + CHECK_BYTES), Patience::Any)?;
+        Ok(self.entry_at(position, len)?.base_offset())
+    }
+
     /// About where `bytes` of entries lie that begin at `offset`: all that is looked at on the way to
     /// them, and the header of the entry that follows them.
     fn stretch(&self, offset: Offset, bytes: usize) -> (usize, usize) {

@@ -136,7 +136,15 @@ fn clean_up(dir: &Path, survey: &Survey, recovery: &mut Recovery) -> Result<(), 
 fn open(segment: Surveyed, config: &LogConfig) -> Result<Arc<Segment>, StorageError> {
     let Surveyed { path, header, scan } = segment;
     let capacity = config.segment_bytes_max;
-    let segment = Segment::open(path, header, capacity, scan.len, scan.end, scan.index)?;
+    let segment = Segment::open(
+        path,
+        header,
+        capacity,
+        scan.len,
+        scan.end,
+        scan.newest,
+        scan.index,
+    )?;
     segment.unchecked.store(scan.unchecked, Ordering::Release);
     segment.indexed.store(scan.indexed, Ordering::Release);
     Ok(Arc::new(segment))

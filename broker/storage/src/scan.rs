@@ -10,7 +10,7 @@ use baton_protocol::ids::{LeaderEpoch, Offset};
 
 use crate::error::{IoContext, StorageError};
 use crate::header::{SEGMENT_HEADER_BYTES, SegmentHeader};
-use crate::index::SparseIndex;
+use crate::index::{Indexed, NO_TIME, SparseIndex};
 use crate::index_file::IndexFile;
 
 /// One segment file, checked.
@@ -20,6 +20,8 @@ pub(crate) struct Scan {
     /// Offset after the last sound entry.
     pub end: Offset,
     pub index: SparseIndex,
+    /// The greatest timestamp of its entries.
+    pub newest: i64,
     /// Each epoch that begins here, with the log's end before it.
     pub epochs: Vec<(LeaderEpoch, Offset)>,
     /// Why the scan ended before the place where it should have.
@@ -75,6 +77,7 @@ pub(crate) fn scan(
         len: SEGMENT_HEADER_BYTES,
         end: header.base,
         index: SparseIndex::default(),
+        newest: NO_TIME,
         epochs: Vec::new(),
         bad: None,
         tail_bytes: 0,
@@ -140,7 +143,9 @@ fn believe(
     header: &SegmentHeader,
     place: Place,
 ) -> Option<Scan> {
-    let (mut end, mut at) = *index.entries.last()?;
+    let last = index.entries.last()?;
+    let (mut end, mut at) = (last.base, last.position);
+    let mut newest = last.newest_before;
     if file.end() < index.len {
         return None;
     }
@@ -153,6 +158,7 @@ fn believe(
         let entry = next_entry(file.between(at, index.len), end, epoch).ok()?;
         end = entry.header.next_offset();
         epoch = entry.header.leader_epoch();
+        newest = newest.max(entry.header.max_timestamp());
         at += entry.bytes.len();
     }
     let mut epochs = index.epochs.clone();
@@ -165,6 +171,7 @@ fn believe(
         len: index.len,
         end,
         index: SparseIndex::of(&index.entries),
+        newest,
         epochs,
         bad: None,
         tail_bytes: 0,
@@ -201,8 +208,13 @@ fn go_on(
             scan.epochs.push((epoch, scan.end));
         }
         if scan.index.wants(scan.len, index_bytes) {
-            scan.index.push(entry.header.base_offset(), scan.len);
+            scan.index.push(Indexed {
+                base: entry.header.base_offset(),
+                position: scan.len,
+                newest_before: scan.newest,
+            });
         }
+        scan.newest = scan.newest.max(entry.header.max_timestamp());
         scan.end = entry.header.next_offset();
         scan.len += entry.bytes.len();
     }

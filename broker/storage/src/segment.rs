@@ -12,10 +12,11 @@ use std::fs::{File, OpenOptions};
 use std::io::IoSlice;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
+use baton_protocol::batch::{BATCH_HEADER_BYTES, BatchHeader, ENTRY_OVERHEAD_BYTES};
 use baton_protocol::ids::Offset;
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use rustix::fs::FallocateFlags;
@@ -25,7 +26,7 @@ use crate::files::{open_dir, temporary};
 use crate::header::{
     LogIdentity, SEAL_AT, SEGMENT_HEADER_BYTES, SegmentHeader, encode_seal, file_name,
 };
-use crate::index::SparseIndex;
+use crate::index::{Indexed, NO_TIME, SparseIndex};
 use crate::witness::{Act, saw};
 
 /// The file grows by this much at first, then doubles up to [`GROWTH_MAX`].
@@ -51,6 +52,10 @@ pub struct Segment {
     len: AtomicUsize,
     /// Offset after the last entry.
     end: AtomicU64,
+    /// The greatest timestamp of its entries.
+    newest: AtomicI64,
+    /// That of the first one; [`NO_TIME`] while nobody has looked.
+    oldest: AtomicI64,
     /// Its directory, while its entry there may not be durable yet. Opened with the segment: a flush
     /// that finds no more files to open would be one that failed.
     fresh_in: Mutex<Option<Arc<File>>>,
@@ -125,6 +130,7 @@ impl Segment {
         capacity: usize,
         len: usize,
         end: Offset,
+        newest: i64,
         index: SparseIndex,
     ) -> Result<Segment, StorageError> {
         let file = OpenOptions::new()
@@ -137,6 +143,7 @@ impl Segment {
         let segment = Segment::map(path, file, header, capacity, len)?;
         segment.allocated.store(size, Ordering::Release);
         segment.end.store(end.0, Ordering::Release);
+        segment.newest.store(newest, Ordering::Release);
         segment.index.store(Arc::new(index));
         Ok(segment)
     }
@@ -165,6 +172,8 @@ impl Segment {
             allocated: AtomicUsize::new(0),
             len: AtomicUsize::new(len),
             end: AtomicU64::new(header.base.0),
+            newest: AtomicI64::new(NO_TIME),
+            oldest: AtomicI64::new(NO_TIME),
             fresh_in: Mutex::new(None),
             indexed: AtomicUsize::new(0),
             unchecked: AtomicUsize::new(0),
@@ -190,6 +199,32 @@ impl Segment {
     /// Offset after its last entry.
     pub fn end(&self) -> Offset {
         Offset(self.end.load(Ordering::Acquire))
+    }
+
+    /// The greatest timestamp of its entries, what was cut off it included; [`i64::MIN`] if it has none.
+    pub fn newest(&self) -> i64 {
+        self.newest.load(Ordering::Acquire)
+    }
+
+    /// The greatest timestamp of its first entry, if it has one. It is read from the file once, where the
+    /// segment was there when the process began.
+    pub(crate) fn oldest(&self) -> Option<i64> {
+        let mut oldest = self.oldest.load(Ordering::Acquire);
+        if oldest == NO_TIME && !self.is_empty() {
+            let mut head = [0; ENTRY_OVERHEAD_BYTES + BATCH_HEADER_BYTES];
+            self.read_at(&mut head, SEGMENT_HEADER_BYTES).ok()?;
+            let header = BatchHeader::parse(&head[ENTRY_OVERHEAD_BYTES..]).ok()?;
+            oldest = header.max_timestamp();
+            self.oldest.store(oldest, Ordering::Release);
+        }
+        Some(oldest).filter(|oldest| *oldest >= 0)
+    }
+
+    /// When its file was written last, in milliseconds since 1970, as far as the system tells.
+    pub(crate) fn written_ms(&self) -> Option<i64> {
+        let written = self.file.metadata().and_then(|meta| meta.modified()).ok()?;
+        let since = written.duration_since(std::time::UNIX_EPOCH).ok()?;
+        i64::try_from(since.as_millis()).ok()
     }
 
     /// Bytes that hold the header and whole entries.
@@ -259,6 +294,7 @@ impl Segment {
         parts: [&[u8]; 3],
         base: Offset,
         end: Offset,
+        timestamp: i64,
         index_bytes: usize,
     ) -> Result<(), StorageError> {
         let start = self.len();
@@ -272,7 +308,15 @@ impl Segment {
         self.write_all(parts, start)?;
         let index = self.index.load();
         if index.wants(start, index_bytes) {
-            self.index.store(Arc::new(index.with(base, start)));
+            self.index.store(Arc::new(index.with(Indexed {
+                base,
+                position: start,
+                newest_before: self.newest(),
+            })));
+        }
+        self.newest.fetch_max(timestamp, Ordering::AcqRel);
+        if start == SEGMENT_HEADER_BYTES {
+            self.oldest.store(timestamp, Ordering::Release);
         }
         self.end.store(end.0, Ordering::Release);
         self.len.store(start + size, Ordering::Release);

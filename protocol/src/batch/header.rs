@@ -32,6 +32,9 @@ const NO_EPOCH: [u8; 4] = [0xff; 4];
 const UNCOUNTED: usize = 12;
 
 pub(super) const CONTROL: i16 = 1 << 5;
+
+/// Attribute bit: timestamps are those of the append.
+const APPEND_TIME: i16 = 1 << 3;
 pub(super) const TRANSACTIONAL: i16 = 1 << 4;
 pub(super) const KNOWN_ATTRIBUTES: i16 = 0b11_1111;
 
@@ -190,6 +193,11 @@ impl BatchHeader {
     /// Whether it holds a control record, which consumers never see.
     pub fn is_control(&self) -> bool {
         self.attributes & CONTROL != 0
+    }
+
+    /// Whether the timestamp of all records is that of the append, which is the greatest one.
+    pub fn is_of_append_time(&self) -> bool {
+        self.attributes & APPEND_TIME != 0
     }
 
     pub(super) fn attributes(&self) -> i16 {
