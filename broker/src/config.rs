@@ -231,6 +231,8 @@ pub struct Log {
     /// How much of what was not checked then is checked in a second; 0 means none.
     #[serde(with = "bytes")]
     pub scrub_bytes_per_second: usize,
+    /// How often it is looked for entries that are too old, or too many, in milliseconds.
+    pub retention_check_interval_ms: u64,
 }
 
 /// How much of each log a start checks.
@@ -252,6 +254,7 @@ impl Default for Log {
             flush_interval_ms: 1_000,
             check_at_start: CheckAtStart::Tail,
             scrub_bytes_per_second: 16 << 20,
+            retention_check_interval_ms: 5_000,
         }
     }
 }

@@ -11,6 +11,7 @@ use baton_protocol::batch::{self, BatchHeader, EntryIter};
 use baton_protocol::client::Acks;
 use baton_protocol::ids::{BrokerId, LeaderEpoch, Offset, Tick};
 use baton_protocol::peer::{Append, ReplicaMessage};
+use baton_protocol::policy::TopicPolicy;
 use baton_replication::Replica;
 use baton_replication::event::{
     Acknowledged, Breach, Effect, EntryShape, FenceAnswer, HandoverProposal, Input, PartitionView,
@@ -39,6 +40,19 @@ pub trait PartitionLog: Send {
     fn append_entry(&mut self, entry: &[u8]) -> Result<(), StorageError>;
     /// Puts everything from `to` on into quarantine, then cuts there, durably.
     fn truncate(&mut self, to: Offset, epoch: LeaderEpoch) -> Result<(), StorageError>;
+    /// Has the log start at `to`; what lies below may be removed. `below` is what is known of the
+    /// producers of that.
+    fn advance_start(&mut self, to: Offset, below: &ProducerTable) -> Result<(), StorageError>;
+    /// Puts everything above `at.keep_from` into quarantine, then discards the log and begins anew,
+    /// durably. `below` is what is known of the producers of entries below.
+    fn begin_anew(&mut self, at: &Beginning, below: &ProducerTable) -> Result<(), StorageError>;
+    /// Takes note of how long entries are to be kept.
+    fn set_policy(&mut self, _policy: &TopicPolicy) {}
+    /// To be called now and then, with the time of day: the offset below which nothing has to be kept any
+    /// more; none if everything has.
+    fn expired(&mut self, _now_ms: i64) -> Option<Offset> {
+        None
+    }
     /// Whole entries from `from` on: as many as fit, at least one; none at the end. Does not wait: where
     /// it would have to, it says what is to be done by a thread that may.
     fn read(&self, from: Offset, bytes_max: usize) -> Result<Found, StorageError>;
@@ -62,6 +76,25 @@ pub trait PartitionLog: Send {
     /// Ends the log in good order.
     fn close(&mut self) -> Result<(), StorageError>;
 }
+
+/// Where a log begins anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Beginning {
+    /// Its start and end.
+    pub start: Offset,
+    /// Leader epoch of the entry before.
+    pub epoch_before: LeaderEpoch,
+    /// What lay above this was not known to be committed.
+    pub keep_from: Offset,
+    /// The leader epoch whose history demands it.
+    pub epoch: LeaderEpoch,
+}
+
+/// Most bytes that a message tells of producers.
+const PRODUCERS_BYTES_MAX: usize = 8 << 20;
+
+/// A producer with one batch takes less than this.
+const PRODUCER_BYTES: usize = 128;
 
 /// Room for a reign's first entry, with some to spare.
 const EPOCH_START_ROOM_BYTES: usize = 512;
@@ -129,6 +162,8 @@ pub enum Output {
         /// The leader epoch that demanded it.
         epoch: LeaderEpoch,
     },
+    /// The log was discarded, and begins anew.
+    BeganAnew(Beginning),
     /// A peer sent what no replica sends.
     BadPeer {
         /// What is wrong with it.
@@ -296,6 +331,15 @@ impl Driver {
     ) {
         match message {
             ReplicaMessage::Append(append) => self.receive_append(now, append, payload, out),
+            ReplicaMessage::Reset(reset) => match rmp_serde::from_slice(payload) {
+                Ok(producers) => self.input(now, Input::Reset(reset, producers), out),
+                Err(error) => {
+                    let why = format!(
+                        "a reset with an account of producers that cannot be read: {error}"
+                    );
+                    out.push(Output::BadPeer { why });
+                }
+            },
             ReplicaMessage::Ack(ack) => self.input(now, Input::Ack(ack), out),
             ReplicaMessage::Mismatch(mismatch) => self.input(now, Input::Mismatch(mismatch), out),
             ReplicaMessage::Refused(refused) => self.input(now, Input::Refused(refused), out),
@@ -482,6 +526,26 @@ impl Driver {
                 self.log.truncate(to, epoch)?;
                 out.push(Output::Truncated { to, epoch });
             }
+            Effect::AdvanceStart { to } => {
+                let below = self.replica.log().producers.below(to);
+                self.log.advance_start(to, &below)?;
+            }
+            Effect::Reset {
+                start,
+                epoch_before,
+                keep_from,
+                epoch,
+            } => {
+                let beginning = Beginning {
+                    start,
+                    epoch_before,
+                    keep_from,
+                    epoch,
+                };
+                let below = self.replica.log().producers.below(start);
+                self.log.begin_anew(&beginning, &below)?;
+                out.push(Output::BeganAnew(beginning));
+            }
             Effect::Flush => {
                 let shape = self.replica.log();
                 self.log.note_producers(shape.end, &shape.producers);
@@ -492,11 +556,14 @@ impl Driver {
                 append,
                 bytes_max,
             } => self.push(now, Push { to, append }, bytes_max, queue, out)?,
-            Effect::Send { to, message } => out.push(Output::Send {
-                to,
-                message,
-                payload: Bytes::new(),
-            }),
+            Effect::Send { to, message } => {
+                let payload = self.payload_of(&message);
+                out.push(Output::Send {
+                    to,
+                    message,
+                    payload,
+                });
+            }
             Effect::Reply { request, result } => out.push(Output::Reply {
                 request,
                 result: result.map_err(ProduceError::Refused),
@@ -521,6 +588,40 @@ impl Driver {
             }
         }
         Ok(())
+    }
+
+    /// What a message carries besides: a reset, what is known of producers.
+    fn payload_of(&self, message: &ReplicaMessage) -> Bytes {
+        let ReplicaMessage::Reset(reset) = message else {
+            return Bytes::new();
+        };
+        let below = self.replica.log().producers.below(reset.start);
+        let encode = |table: &ProducerTable| rmp_serde::to_vec_named(table).unwrap_or_default();
+        let mut payload = encode(&below);
+        if payload.len() > PRODUCERS_BYTES_MAX {
+            tracing::warn!(
+                producers = below.len(),
+                "a follower that begins anew is told of the newest producers only"
+            );
+            payload = encode(&below.newest(PRODUCERS_BYTES_MAX / PRODUCER_BYTES));
+        }
+        payload.into()
+    }
+
+    /// Takes note of how long entries are to be kept.
+    pub fn set_policy(&mut self, policy: &TopicPolicy) {
+        self.log.set_policy(policy);
+    }
+
+    /// Has what is too old go, if this replica leads; the others follow. To be called now and then.
+    pub fn expire(&mut self, now: Tick, out: &mut Vec<Output>) {
+        let expired = self.log.expired(self.wall_clock_ms);
+        if let Some(to) = expired
+            && self.replica.leading().is_some()
+            && to > self.replica.log().start
+        {
+            self.input(now, Input::AdvanceStart { to }, out);
+        }
     }
 
     /// The log failed under an effect: what the core believes and what is stored may differ, so

@@ -6,22 +6,29 @@ use std::path::{Path, PathBuf};
 
 use baton_protocol::batch::EntryIter;
 use baton_protocol::ids::{BrokerId, BrokerLife, LeaderEpoch, Offset, TopicId, TopicPartition};
+use baton_protocol::policy::TopicPolicy;
 use baton_replication::epochs::EpochHistory;
 use baton_replication::event::PartitionView;
 use baton_replication::producers::{ProducerTable, RememberedBatch};
 use baton_replication::rules::Rules;
 use baton_replication::{LogShape, Replica};
 use baton_storage::{
-    Chunk, DamageNote, Glance, Log, LogIdentity, LogReader, Shortage, StorageError, Trust,
-    ask_recheck, make_dirs,
+    Chunk, DamageNote, Glance, Log, LogIdentity, LogReader, Retention, Shortage, StorageError,
+    Trust, ask_recheck, make_dirs, start_wanted,
 };
 
 use crate::caretaker::Caretaker;
 use crate::config::Config;
-use crate::driver::{Driver, FlushWork, Found, PartitionLog, shape_of};
+use crate::driver::{Beginning, Driver, FlushWork, Found, PartitionLog, shape_of};
 
 /// How much is read at a time where a log is walked at its start.
 const WALK_BYTES: usize = 1 << 20;
+
+/// Where entries are kept for a time, a segment takes what comes in this part of it.
+const PIECES_BY_TIME: u64 = 4;
+
+/// But not less than what comes in this time, in milliseconds.
+const PIECE_MS_MIN: u64 = 1_000;
 
 /// Where the producers' state took so much reading, it is kept at once.
 const REBUILD_BYTES_MAX: usize = 16 << 20;
@@ -183,6 +190,8 @@ fn open_in(
         log,
         caretaker: caretaker.clone(),
         account_bytes: 0,
+        segment_bytes_max: config.log.segment_bytes_max,
+        retention: Retention::default(),
     };
     Ok(OpenedReplica {
         reader,
@@ -321,6 +330,20 @@ struct StoredLog {
     caretaker: Caretaker,
     /// What the producers' state took when it was last encoded.
     account_bytes: usize,
+    /// As the broker is configured, for topics that say nothing else.
+    segment_bytes_max: usize,
+    retention: Retention,
+}
+
+/// What is kept of producers, if there are any.
+fn account_of(producers: &ProducerTable) -> Option<Vec<u8>> {
+    if producers.is_empty() {
+        return None;
+    }
+    let account = rmp_serde::to_vec_named(producers);
+    account
+        .inspect_err(|error| tracing::error!(%error, "the producers' state cannot be encoded"))
+        .ok()
 }
 
 impl PartitionLog for StoredLog {
@@ -345,6 +368,59 @@ impl PartitionLog for StoredLog {
         let reason = format!("never committed; the history of leader epoch {epoch} differs");
         baton_storage::quarantine::set_aside(&self.log, to, &reason)?;
         self.log.truncate(to)
+    }
+
+    fn advance_start(&mut self, to: Offset, below: &ProducerTable) -> Result<(), StorageError> {
+        let account = account_of(below);
+        // Not above what is durable, whoever asks.
+        let to = to.min(self.log.durable_end());
+        self.log.advance_start(to, account)?;
+        if let Some(job) = self.log.start_job() {
+            self.caretaker.write(job);
+        }
+        Ok(())
+    }
+
+    fn begin_anew(&mut self, at: &Beginning, below: &ProducerTable) -> Result<(), StorageError> {
+        let from = at.keep_from.max(self.log.start()).min(self.log.end());
+        if from < self.log.end() {
+            let reason = format!(
+                "never committed; the history of leader epoch {} differs",
+                at.epoch
+            );
+            baton_storage::quarantine::set_aside(&self.log, from, &reason)?;
+        }
+        let account = account_of(below);
+        self.log
+            .reset(at.start, at.epoch_before, account.as_deref())
+    }
+
+    fn set_policy(&mut self, policy: &TopicPolicy) {
+        self.retention = Retention {
+            ms: policy.retention_ms,
+            bytes: policy.retention_bytes,
+        };
+        let bytes = policy
+            .segment_bytes
+            .and_then(|bytes| usize::try_from(bytes).ok());
+        self.log
+            .set_segment_bytes_max(bytes.unwrap_or(self.segment_bytes_max));
+    }
+
+    fn expired(&mut self, now_ms: i64) -> Option<Offset> {
+        if let Some(job) = self.log.start_job() {
+            self.caretaker.write(job);
+        }
+        if self.retention == Retention::default() {
+            return None;
+        }
+        if let Some(ms) = self.retention.ms {
+            let age_ms = (ms / PIECES_BY_TIME).max(PIECE_MS_MIN);
+            let age_ms = i64::try_from(age_ms).unwrap_or(i64::MAX);
+            self.log
+                .end_segment_from_before(now_ms.saturating_sub(age_ms));
+        }
+        start_wanted(&self.log.extents(), &self.retention, now_ms)
     }
 
     fn read(&self, from: Offset, bytes_max: usize) -> Result<Found, StorageError> {

@@ -116,6 +116,7 @@ async fn serve(
         flusher: SyncArbiter::start(FLUSH_THREADS, || Flusher),
         cold_reads: shared.cold_reads.clone(),
         clock,
+        retention_check_interval_ms: shared.config.log.retention_check_interval_ms,
     };
     let router = Router::new(shared.clone(), around, directory.clone(), workers.clone()).start();
     let controller_config = baton_controller::core::Config {

@@ -220,6 +220,7 @@ mod tests {
                 sync_followers: 0,
                 flush: Flush::Ack,
                 unclean_election: false,
+                policy: baton_protocol::policy::TopicPolicy::default(),
             },
             assignments: vec![vec![BrokerId(1)]; 3],
         };

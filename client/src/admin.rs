@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use baton_protocol::admin::{AdminRequest, AdminResponse, ClusterStatus, ElectionStatus};
 use baton_protocol::client::{PartitionStatus, RequestBody, ResponseBody};
-use baton_protocol::ids::{BrokerId, LeaderEpoch, MetadataIndex, PartitionIndex, TopicPartition};
+use baton_protocol::ids::{BrokerId, LeaderEpoch, MetadataIndex, Offset, PartitionIndex};
 use baton_protocol::metadata::{ClusterView, Flush, TopicRecord};
+use baton_protocol::policy::{PolicyChanges, TopicPolicy};
 use tokio::time::Instant;
 
 use crate::ask::unexpected;
@@ -47,6 +48,8 @@ pub struct TopicSettings {
     /// Whether a leader may be elected by itself although that may lose records; by default only in
     /// an asynchronous topic.
     pub unclean_election: Option<bool>,
+    /// How long records are kept; by default for ever.
+    pub policy: TopicPolicy,
 }
 
 /// What operators ask of a cluster. Cheap to clone.
@@ -99,6 +102,7 @@ impl Admin {
             sync_followers: settings.sync_followers,
             flush: settings.flush,
             unclean_election: settings.unclean_election,
+            policy: settings.policy,
         };
         match self.change(request, "baton topic list").await? {
             AdminResponse::TopicCreated { topic, .. } => {
@@ -122,6 +126,19 @@ impl Admin {
         let request = AdminRequest::SetSyncFollowers {
             name: topic.to_owned(),
             sync_followers,
+        };
+        let look = format!("baton topic describe {topic}");
+        match self.change(request, &look).await? {
+            AdminResponse::Changed { index } => self.wait_for_index(index).await,
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Changes how long a topic's records are kept.
+    pub async fn set_policy(&self, topic: &str, changes: PolicyChanges) -> Result<()> {
+        let request = AdminRequest::SetPolicy {
+            name: topic.to_owned(),
+            changes,
         };
         let look = format!("baton topic describe {topic}");
         match self.change(request, &look).await? {
@@ -251,14 +268,7 @@ impl Admin {
         limit: Duration,
     ) -> Result<PartitionStatus> {
         let deadline = later(Instant::now(), limit);
-        let id = TopicPartition {
-            topic: topic.id,
-            partition,
-        };
-        let place = Place {
-            topic: topic.name.as_str().into(),
-            id,
-        };
+        let place = Place::of(topic, partition);
         loop {
             let body = RequestBody::PartitionStatus {
                 topic: topic.id,
@@ -279,6 +289,30 @@ impl Admin {
                 }
                 other => return Err(unexpected(&other)),
             }
+        }
+    }
+
+    /// The first offset of a partition whose record has this timestamp or a later one, among those that
+    /// are committed; where all are older, the offset that comes next.
+    pub async fn offset_for_time(
+        &self,
+        topic: &TopicRecord,
+        partition: PartitionIndex,
+        timestamp_ms: i64,
+    ) -> Result<Offset> {
+        let limit = self.client.inner.config.request_timeout;
+        let body = RequestBody::OffsetForTime {
+            topic: topic.id,
+            partition,
+            timestamp_ms,
+        };
+        let place = Place::of(topic, partition);
+        match self.client.ask_leader(&place, body, limit).await? {
+            ResponseBody::OffsetForTime {
+                offset,
+                high_watermark,
+            } => Ok(offset.unwrap_or(high_watermark)),
+            other => Err(unexpected(&other)),
         }
     }
 }

@@ -280,6 +280,7 @@ mod tests {
             sync_followers: 0,
             flush: Flush::Ack,
             unclean_election: false,
+            policy: baton_protocol::policy::TopicPolicy::default(),
         };
         let record = TopicRecord {
             id: place(topic, 0).id.topic,

@@ -49,6 +49,7 @@ pub use baton_protocol::client::Acks;
 pub use baton_protocol::error::ErrorCode;
 pub use baton_protocol::ids::{LeaderEpoch, Offset, PartitionIndex};
 pub use baton_protocol::metadata::Flush;
+pub use baton_protocol::policy::{Limit, PolicyChanges, TopicPolicy};
 pub use builder::ClientBuilder;
 pub use client::Client;
 pub use error::{Error, ErrorKind, Result};

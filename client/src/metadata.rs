@@ -301,6 +301,7 @@ mod tests {
                     sync_followers: 0,
                     flush: Default::default(),
                     unclean_election: false,
+                    policy: baton_protocol::policy::TopicPolicy::default(),
                 },
                 partitions: Vec::new(),
             },

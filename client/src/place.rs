@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use baton_protocol::ids::{BrokerId, TopicPartition};
+use baton_protocol::ids::{BrokerId, PartitionIndex, TopicPartition};
 use baton_protocol::metadata::{ClusterView, PartitionRecord, TopicRecord};
 
 /// One partition of one topic. Cheap to clone.
@@ -14,6 +14,16 @@ pub(crate) struct Place {
 }
 
 impl Place {
+    /// A partition of this topic.
+    pub fn of(topic: &TopicRecord, partition: PartitionIndex) -> Place {
+        let id = TopicPartition {
+            topic: topic.id,
+            partition,
+        };
+        let topic = topic.name.as_str().into();
+        Place { topic, id }
+    }
+
     /// The topic, if it still exists. One that was made anew under the same name is another.
     pub fn topic_in<'a>(&self, view: &'a ClusterView) -> Option<&'a TopicRecord> {
         let topic = view.topics.get(&*self.topic)?;

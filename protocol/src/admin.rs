@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{BrokerId, LeaderEpoch, MetadataIndex, Offset, PartitionIndex, TopicId};
 use crate::metadata::Flush;
+use crate::policy::{PolicyChanges, TopicPolicy};
 
 /// Longest name of a topic, in bytes.
 pub const TOPIC_NAME_BYTES_MAX: usize = 249;
@@ -34,6 +35,16 @@ pub enum AdminRequest {
         /// said, only in an asynchronous topic (`sync_followers` = 0).
         #[serde(default)]
         unclean_election: Option<bool>,
+        /// How long entries are kept; for ever, if not said.
+        #[serde(default)]
+        policy: TopicPolicy,
+    },
+    /// Changes how long a topic's entries are kept.
+    SetPolicy {
+        /// The topic's name.
+        name: String,
+        /// What is to be changed.
+        changes: PolicyChanges,
     },
     /// Changes how many followers must hold an entry before it is acknowledged.
     SetSyncFollowers {

@@ -82,6 +82,16 @@ pub enum RequestBody {
         /// The partition.
         partition: PartitionIndex,
     },
+    /// Asks for the first offset whose record has this timestamp or a later one. Any replica answers,
+    /// for what lies below its high watermark.
+    OffsetForTime {
+        /// The topic.
+        topic: TopicId,
+        /// The partition.
+        partition: PartitionIndex,
+        /// Milliseconds since 1970.
+        timestamp_ms: i64,
+    },
     /// Asks for records to be pushed as [`ServerMessage::Records`] from `offset` on. Any replica
     /// answers, up to its high watermark.
     Subscribe {
@@ -184,6 +194,13 @@ pub enum ResponseBody {
     },
     /// To `PartitionStatus`.
     PartitionStatus(PartitionStatus),
+    /// To `OffsetForTime`.
+    OffsetForTime {
+        /// The offset; none if all records below the watermark are older.
+        offset: Option<Offset>,
+        /// The high watermark of the replica that answers: where what is newer will be.
+        high_watermark: Offset,
+    },
     /// To `Subscribe`.
     Subscribed {
         /// First offset of the log.

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::ids::Offset;
+
 /// What went wrong, as far as a program cares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -136,6 +138,18 @@ pub struct WireError {
     pub code: ErrorCode,
     /// What a person reads: what is wrong, where, and what to do.
     pub message: String,
+    /// With `OffsetOutOfRange`: which offsets there are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offsets: Option<OffsetRange>,
+}
+
+/// The offsets of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OffsetRange {
+    /// The first one.
+    pub start: Offset,
+    /// The one after the last.
+    pub end: Offset,
 }
 
 impl WireError {
@@ -144,6 +158,16 @@ impl WireError {
         WireError {
             code,
             message: message.into(),
+            offsets: None,
+        }
+    }
+
+    /// The same, with the offsets that there are.
+    #[must_use]
+    pub fn with_offsets(self, start: Offset, end: Offset) -> Self {
+        WireError {
+            offsets: Some(OffsetRange { start, end }),
+            ..self
         }
     }
 }

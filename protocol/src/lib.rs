@@ -13,3 +13,4 @@ pub mod groups;
 pub mod ids;
 pub mod metadata;
 pub mod peer;
+pub mod policy;

@@ -12,6 +12,7 @@ use crate::ids::{
     BrokerEpoch, BrokerId, BrokerLife, ClusterId, DirectoryId, LeaderEpoch, MetadataIndex, Offset,
     PartitionIndex, PartitionVersion, ProcessId, TopicId,
 };
+use crate::policy::TopicPolicy;
 
 /// A registered broker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,6 +118,9 @@ pub struct TopicConfig {
     /// too few replicas answer for long. Where not, an operator decides.
     #[serde(default)]
     pub unclean_election: bool,
+    /// How long entries are kept.
+    #[serde(default)]
+    pub policy: TopicPolicy,
 }
 
 /// One topic.

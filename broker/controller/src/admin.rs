@@ -8,6 +8,7 @@ use baton_protocol::error::{ErrorCode, WireError};
 use baton_protocol::groups::GROUPS_TOPIC;
 use baton_protocol::ids::{BrokerId, PartitionIndex, Tick, TopicId, TopicPartition};
 use baton_protocol::metadata::{Flush, PartitionRecord, TopicConfig, TopicRecord};
+use baton_protocol::policy::{PolicyChanges, TopicPolicy};
 
 use crate::command::{Command, Outcome};
 use crate::core::{ControllerCore, Effect, Purpose, SessionId};
@@ -43,6 +44,9 @@ enum What {
         name: String,
         sync_followers: u32,
     },
+    Policy {
+        name: String,
+    },
     ProducerIds,
 }
 
@@ -51,7 +55,7 @@ enum Step {
     /// It is answered at once.
     Answer(AdminResponse),
     /// It is answered when this is committed.
-    Propose(Command, What),
+    Propose(Box<Command>, What),
 }
 
 fn invalid(text: impl Into<String>) -> WireError {
@@ -76,7 +80,7 @@ impl ControllerCore {
                     FromController::AdminResult { id, result },
                 ));
             }
-            Ok(Step::Propose(command, what)) => (command, what),
+            Ok(Step::Propose(command, what)) => (*command, what),
             Err(error) => {
                 let result = Err(error);
                 return out.push(Effect::Send(
@@ -107,13 +111,16 @@ impl ControllerCore {
                 sync_followers,
                 flush,
                 unclean_election,
+                policy,
             } => {
+                policy.check().map_err(invalid)?;
                 let (replicas, sync_followers) = self.copies(replicas, sync_followers)?;
                 let config = TopicConfig {
                     replicas,
                     sync_followers,
                     flush: flush.unwrap_or_default(),
                     unclean_election: unclean_election.unwrap_or(sync_followers == 0),
+                    policy,
                 };
                 check_topic_name(&name)
                     .map_err(|why| WireError::new(ErrorCode::InvalidTopicName, why))?;
@@ -128,6 +135,7 @@ impl ControllerCore {
                 name,
                 sync_followers,
             } => self.prepare_sync_followers(name, sync_followers),
+            AdminRequest::SetPolicy { name, changes } => self.prepare_policy(name, &changes),
             AdminRequest::DescribeElection { topic, partition } => {
                 let (id, record) = self.find(&topic, partition)?;
                 let election = self.elections.get(&id).ok_or_else(|| no_election(&topic))?;
@@ -155,7 +163,7 @@ impl ControllerCore {
             AdminRequest::AllocateProducerIds { count } => {
                 if (1..=PRODUCER_IDS_MAX).contains(&count) {
                     let command = Command::AllocateProducerIds { count };
-                    Ok(Step::Propose(command, What::ProducerIds))
+                    Ok(Step::Propose(Box::new(command), What::ProducerIds))
                 } else {
                     Err(invalid(format!(
                         "1 to {PRODUCER_IDS_MAX} producer ids can be reserved, not {count}"
@@ -242,7 +250,24 @@ impl ControllerCore {
             name,
             sync_followers,
         };
-        Ok(Step::Propose(command, what))
+        Ok(Step::Propose(Box::new(command), what))
+    }
+
+    fn prepare_policy(&self, name: String, changes: &PolicyChanges) -> Result<Step, WireError> {
+        if is_internal_topic(&name) {
+            return Err(invalid(format!(
+                "{name} is internal: all of it is needed, and nothing of it expires"
+            )));
+        }
+        let topic = self.state.topic_named(&name);
+        let topic = topic.ok_or_else(|| unknown_topic(&name))?;
+        let policy = topic.config.policy.with(changes);
+        policy.check().map_err(invalid)?;
+        let command = Command::SetPolicy {
+            id: topic.id,
+            policy,
+        };
+        Ok(Step::Propose(Box::new(command), What::Policy { name }))
     }
 
     /// How many replicas a topic gets, and how many synchronous followers.
@@ -298,7 +323,7 @@ impl ControllerCore {
             partitions,
             config,
         };
-        Ok(Step::Propose(command, what))
+        Ok(Step::Propose(Box::new(command), what))
     }
 
     /// The topic stays as it is made now, so it waits until as many brokers as it has replicas have
@@ -327,6 +352,8 @@ impl ControllerCore {
             sync_followers,
             flush: Flush::default(),
             unclean_election: sync_followers == 0,
+            // What is not needed any more, its coordinators say themselves.
+            policy: TopicPolicy::default(),
         };
         self.prepare_topic(GROUPS_TOPIC.to_owned(), Some(partitions), config, topic)
     }
@@ -342,7 +369,7 @@ impl ControllerCore {
             .topic_named(&name)
             .ok_or_else(|| unknown_topic(&name))?;
         let command = Command::DeleteTopic { id: topic.id };
-        Ok(Step::Propose(command, What::Delete { name }))
+        Ok(Step::Propose(Box::new(command), What::Delete { name }))
     }
 
     pub(crate) fn on_admin_outcome(
@@ -372,8 +399,12 @@ impl ControllerCore {
             (What::Create { name, .. }, Outcome::TopicExists) => Err(topic_exists(&name)),
             (What::Delete { .. }, Outcome::Done) => Ok(AdminResponse::TopicDeleted { index }),
             (What::Delete { name }, Outcome::UnknownTopic) => Err(unknown_topic(&name)),
-            (What::SyncFollowers { .. }, Outcome::Done) => Ok(AdminResponse::Changed { index }),
-            (What::SyncFollowers { name, .. }, Outcome::UnknownTopic) => Err(unknown_topic(&name)),
+            (What::SyncFollowers { .. } | What::Policy { .. }, Outcome::Done) => {
+                Ok(AdminResponse::Changed { index })
+            }
+            (What::SyncFollowers { name, .. } | What::Policy { name }, Outcome::UnknownTopic) => {
+                Err(unknown_topic(&name))
+            }
             (
                 What::SyncFollowers {
                     name,

@@ -8,6 +8,7 @@ use baton_protocol::ids::{
     PartitionVersion, ProcessId, TopicId, TopicPartition,
 };
 use baton_protocol::metadata::TopicConfig;
+use baton_protocol::policy::TopicPolicy;
 use serde::{Deserialize, Serialize};
 
 /// A change of the metadata.
@@ -100,6 +101,13 @@ pub enum Command {
         id: TopicId,
         /// How many.
         sync_followers: u32,
+    },
+    /// Changes how long a topic's entries are kept.
+    SetPolicy {
+        /// The topic.
+        id: TopicId,
+        /// What holds from now on.
+        policy: TopicPolicy,
     },
     /// Reserves ids for idempotent producers.
     AllocateProducerIds {
@@ -260,6 +268,7 @@ impl std::fmt::Display for Command {
                     "set {sync_followers} synchronous followers for topic {id}"
                 )
             }
+            Command::SetPolicy { id, .. } => write!(f, "set how long topic {id} keeps entries"),
             Command::AllocateProducerIds { count } => write!(f, "allocate {count} producer ids"),
         }
     }

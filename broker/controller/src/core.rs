@@ -418,6 +418,7 @@ impl ControllerCore {
             | Command::ReportSuspect { .. }
             | Command::GrantOffsets { .. }
             | Command::SetSyncFollowers { .. }
+            | Command::SetPolicy { .. }
             | Command::AllocateProducerIds { .. } => {}
         }
     }

@@ -106,6 +106,13 @@ impl ClusterState {
                 }
                 Outcome::Done
             }
+            Command::SetPolicy { id, policy } => match self.topics.get_mut(id) {
+                Some(topic) => {
+                    Arc::make_mut(topic).config.policy = *policy;
+                    Outcome::Done
+                }
+                None => Outcome::UnknownTopic,
+            },
             Command::SetSyncFollowers { id, sync_followers } => {
                 self.set_sync_followers(*id, *sync_followers)
             }

@@ -161,6 +161,20 @@ impl ProducerTable {
         table
     }
 
+    /// The table with the newest batch of each producer only, and of so many producers, those that wrote
+    /// last: for a message that has to be of a limited size.
+    #[must_use]
+    pub fn newest(&self, producers_max: usize) -> ProducerTable {
+        let newest = self.producers.values().filter_map(VecDeque::back);
+        let mut newest: Vec<_> = newest.cloned().collect();
+        newest.sort_by_key(|batch| std::cmp::Reverse(batch.end));
+        newest.truncate(producers_max);
+        let one = |batch: RememberedBatch| (batch.stamp.id, VecDeque::from([batch]));
+        ProducerTable {
+            producers: newest.into_iter().map(one).collect(),
+        }
+    }
+
     /// How many producers are known.
     pub fn len(&self) -> usize {
         self.producers.len()

@@ -9,6 +9,7 @@ use baton_protocol::ids::{
     BrokerEpoch, BrokerId, LeaderEpoch, MetadataIndex, PartitionVersion, TopicPartition,
 };
 use baton_protocol::peer::ReplicaMessage;
+use baton_protocol::policy::TopicPolicy;
 use baton_replication::event::PartitionView;
 use baton_storage::{Chunk, FlushDone, StorageError};
 use bytes::Bytes;
@@ -63,6 +64,11 @@ pub struct LogDamaged(pub String);
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct ViewChanged(pub PartitionView);
+
+/// The topic keeps its entries so long.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct PolicyChanged(pub TopicPolicy);
 
 /// The controller bars the epochs below this one.
 #[derive(Message)]

@@ -19,7 +19,8 @@ use crate::actors::control_link::{ControlLink, Report};
 use crate::actors::flusher::Flusher;
 use crate::actors::messages::{
     AppendOwn, AskStatus, ClosePartition, Fence, Flushed, FromPeer, HandOver, LinkChanged,
-    LogDamaged, Produce, RunFlush, SetChangeRefused, TimePassed, ViewChanged, WasRead,
+    LogDamaged, PolicyChanged, Produce, RunFlush, SetChangeRefused, TimePassed, ViewChanged,
+    WasRead,
 };
 use crate::actors::peer_link::PeerLinks;
 use crate::caretaker::Caretaker;
@@ -56,6 +57,8 @@ pub struct Surroundings {
     pub cold_reads: ColdReads,
     /// The time.
     pub clock: Clock,
+    /// How often it is looked for what is too old, in milliseconds.
+    pub retention_check_interval_ms: u64,
 }
 
 /// What others are told of a replica without asking it.
@@ -86,6 +89,8 @@ pub struct Partition {
     around: Surroundings,
     told: Told,
     heard_at: Option<Tick>,
+    /// When it was last looked for what is too old.
+    expired_at: Option<Tick>,
     answers: HashMap<RequestId, Waiting>,
     next_request: u64,
     loss_reported_at: Option<Tick>,
@@ -116,6 +121,7 @@ impl Partition {
             around,
             told,
             heard_at: None,
+            expired_at: None,
             answers: HashMap::new(),
             next_request: 0,
             loss_reported_at: None,
@@ -264,6 +270,10 @@ impl Partition {
             Output::Truncated { to, epoch } => {
                 tracing::warn!(%partition, name, %to, %epoch, "entries that were never committed are cut and kept in quarantine");
             }
+            Output::BeganAnew(at) => {
+                let (start, epoch) = (at.start, at.epoch);
+                tracing::warn!(%partition, name, %start, %epoch, "what the leader has is too far above what was here: the log begins anew");
+            }
             Output::BadPeer { why } => {
                 tracing::warn!(%partition, name, why, "a message of another broker is ignored");
             }
@@ -295,6 +305,18 @@ impl Partition {
             }
             BrokenReason::Breach(Breach::TruncateBelowWatermark { .. }) => {}
         }
+    }
+
+    /// Now and then, has what is too old go.
+    fn expire(&mut self, ctx: &mut Context<Self>) {
+        let now = self.around.clock.now();
+        let every = self.around.retention_check_interval_ms;
+        if self.expired_at.is_some_and(|at| now.since_ms(at) < every) {
+            return;
+        }
+        self.expired_at = Some(now);
+        self.driver.expire(now, &mut self.outputs);
+        self.dispatch(ctx);
     }
 
     /// Says that the log lacks what was acknowledged, until the metadata says it too.
@@ -508,6 +530,16 @@ impl Handler<ViewChanged> for Partition {
     }
 }
 
+impl Handler<PolicyChanged> for Partition {
+    type Result = ();
+
+    fn handle(&mut self, PolicyChanged(policy): PolicyChanged, _: &mut Self::Context) {
+        self.driver.set_policy(&policy);
+        // What it says is done at the next occasion.
+        self.expired_at = None;
+    }
+}
+
 impl Handler<Fence> for Partition {
     type Result = ();
 
@@ -555,6 +587,7 @@ impl Handler<TimePassed> for Partition {
     fn handle(&mut self, _: TimePassed, ctx: &mut Self::Context) {
         self.driver.set_wall_clock(self.around.clock.wall_ms());
         self.note_controller();
+        self.expire(ctx);
         self.input(Input::Tick, ctx);
         self.report_loss();
         self.report_trouble();

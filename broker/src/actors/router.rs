@@ -18,6 +18,7 @@ use baton_protocol::ids::{
     BrokerEpoch, BrokerId, BrokerLife, LeaderEpoch, PartitionIndex, TopicId, TopicPartition,
 };
 use baton_protocol::metadata::{BrokerRecord, PartitionRecord, TopicRecord};
+use baton_protocol::policy::TopicPolicy;
 use baton_replication::event::{PartitionView, ReplicaView};
 use baton_storage::Trust;
 use tokio::sync::{Semaphore, watch};
@@ -26,7 +27,7 @@ use crate::actors::control_link::Report;
 use crate::actors::coordinator::Coordinator;
 use crate::actors::messages::{
     CloseAll, ClosePartition, ControllerKnown, Fence, FencePartitions, HandOver, HandOverPartition,
-    LinkChanged, MetadataCommands, MetadataSnapshot, Registered, SetChangeRefused,
+    LinkChanged, MetadataCommands, MetadataSnapshot, PolicyChanged, Registered, SetChangeRefused,
     SetChangesRefused, ViewChanged,
 };
 use crate::actors::partition::{Partition, Surroundings, Told};
@@ -125,10 +126,11 @@ impl Followed {
 enum ReplicaHere {
     /// Its log is being opened. Then it is asked what the controller has asked meanwhile.
     Opening { fence: Option<LeaderEpoch> },
-    /// It runs; the view is what it was last told.
+    /// It runs; view and policy are what it was last told.
     Running {
         actor: Addr<Partition>,
-        view: PartitionView,
+        view: Box<PartitionView>,
+        policy: TopicPolicy,
     },
     /// Its log could not be opened. It takes no part until the next start, unless there was only too
     /// little of something: then it is opened again after a while.
@@ -281,11 +283,19 @@ impl Router {
         ctx: &mut Context<Self>,
     ) {
         match self.replicas.get_mut(&partition) {
-            Some(ReplicaHere::Running { actor, view }) => {
+            Some(ReplicaHere::Running {
+                actor,
+                view,
+                policy,
+            }) => {
+                if topic.config.policy != *policy {
+                    *policy = topic.config.policy;
+                    actor.do_send(PolicyChanged(*policy));
+                }
                 let now = view_of(state, topic, record);
-                if now != *view {
+                if now != **view {
                     actor.do_send(ViewChanged(now.clone()));
-                    *view = now;
+                    **view = now;
                 }
             }
             Some(ReplicaHere::Opening { .. } | ReplicaHere::Failed | ReplicaHere::Leaving) => {}
@@ -526,6 +536,9 @@ impl Router {
             tracing::info!(%partition, "a replica's log could be opened after all");
             self.around.control.report(Report::Trouble(partition, None));
         }
+        let policy = topic.config.policy;
+        // First: the view may have it lead, and begin a segment.
+        actor.do_send(PolicyChanged(policy));
         actor.do_send(ViewChanged(view.clone()));
         // A link may have changed between the look above and now: said again, it does no harm.
         let lane = worker.lane;
@@ -536,8 +549,12 @@ impl Router {
         if let Some(epoch) = fence {
             actor.do_send(Fence(epoch));
         }
-        self.replicas
-            .insert(partition, ReplicaHere::Running { actor, view });
+        let running = ReplicaHere::Running {
+            actor,
+            view: Box::new(view),
+            policy,
+        };
+        self.replicas.insert(partition, running);
     }
 }
 

@@ -25,7 +25,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::actors::answer::Answer;
 use crate::actors::coordinator::{AskGroup, Coordinator};
-use crate::actors::messages::{AskStatus, Produce};
+use crate::actors::messages::{AskStatus, LogDamaged, Produce};
 use crate::actors::subscription::{Subscription, Wanted};
 use crate::driver::CheckedBatch;
 use crate::net::connection::{self, ConnectionError, FrameReader, Outgoing};
@@ -140,6 +140,14 @@ impl Session {
             }
             RequestBody::PartitionStatus { topic, partition } => {
                 self.partition_status(topic, partition, answer);
+            }
+            RequestBody::OffsetForTime {
+                topic,
+                partition,
+                timestamp_ms,
+            } => {
+                let id = TopicPartition { topic, partition };
+                self.offset_for_time(id, timestamp_ms, answer);
             }
             RequestBody::Subscribe {
                 subscription,
@@ -310,6 +318,31 @@ impl Session {
                 Err(error) => Err(WireError::new(ErrorCode::Unavailable, error.to_string())),
             };
             answer.send(result);
+        });
+    }
+
+    /// Looks into the log on a thread that may wait for the disk.
+    fn offset_for_time(&self, id: TopicPartition, timestamp_ms: i64, answer: Answer) {
+        let Some(hosted) = self.shared.routes.get(&id) else {
+            return answer.send(Err(self.not_here(id)));
+        };
+        let name = self.name_of(id);
+        actix::spawn(async move {
+            let high_watermark = *hosted.watermark.borrow();
+            let reader = hosted.reader.clone();
+            let find = move || reader.offset_for_time(timestamp_ms, high_watermark);
+            answer.send(match tokio::task::spawn_blocking(find).await {
+                Ok(Ok(offset)) => Ok(ResponseBody::OffsetForTime {
+                    offset,
+                    high_watermark,
+                }),
+                Ok(Err(error)) => {
+                    let text = format!("partition {name}: {error}");
+                    hosted.actor.do_send(LogDamaged(error.to_string()));
+                    Err(WireError::new(ErrorCode::StorageFailed, text))
+                }
+                Err(error) => Err(WireError::new(ErrorCode::Internal, error.to_string())),
+            });
         });
     }
 

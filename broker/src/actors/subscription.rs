@@ -61,7 +61,8 @@ impl Subscription {
             let text = format!(
                 "partition {name} has offsets {log_start} to {log_end} here, {offset} was asked for"
             );
-            answer.send(Err(WireError::new(ErrorCode::OffsetOutOfRange, text)));
+            let error = WireError::new(ErrorCode::OffsetOutOfRange, text);
+            answer.send(Err(error.with_offsets(log_start, log_end)));
             return None;
         }
         answer.send(Ok(ResponseBody::Subscribed {
@@ -183,11 +184,13 @@ enum End {
 }
 
 fn read_error(error: &ReadError) -> WireError {
-    let code = match error {
-        ReadError::OutOfRange { .. } => ErrorCode::OffsetOutOfRange,
-        _ => ErrorCode::StorageFailed,
-    };
-    WireError::new(code, error.to_string())
+    match error {
+        ReadError::OutOfRange { start, end, .. } => {
+            let error = WireError::new(ErrorCode::OffsetOutOfRange, error.to_string());
+            error.with_offsets(*start, *end)
+        }
+        _ => WireError::new(ErrorCode::StorageFailed, error.to_string()),
+    }
 }
 
 #[cfg(test)]

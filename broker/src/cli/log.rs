@@ -41,7 +41,7 @@ pub fn run(command: &LogCommand, global: &Global) -> anyhow::Result<()> {
     let report = match command {
         LogCommand::Verify { dir } => {
             let report = verify::verify(dir)?;
-            if report.identity.is_some() {
+            if is_log(&report) {
                 print_report(&mut out, &report, global.json)?;
             }
             report
@@ -49,13 +49,18 @@ pub fn run(command: &LogCommand, global: &Global) -> anyhow::Result<()> {
         LogCommand::Dump { dir, records } => dump(&mut out, dir, *records, global.json)?,
     };
     out.flush().map_err(unwritten)?;
-    if report.identity.is_none() {
+    if !is_log(&report) {
         bail!("{}: no segment file can be read", dir.display());
     }
     if !report.problems.is_empty() {
         bail!("the log is not sound: {}", report.problems.join("; "));
     }
     Ok(())
+}
+
+/// Whether there is a log: one with segments, or one with nothing left in it.
+fn is_log(report: &Report) -> bool {
+    report.identity.is_some() || report.durable_end.is_some_and(|end| end.0 > 0)
 }
 
 /// Refuses what is no partition's directory before anything in it is taken for a log: a broker's own
@@ -67,7 +72,10 @@ fn check_partition_dir(dir: &Path) -> anyhow::Result<()> {
     for entry in entries {
         let name = entry?.file_name();
         let is_segment = name.to_str().and_then(|name| name.strip_suffix(".log"));
-        if is_segment.is_some_and(|base| base.len() == 20 && base.parse::<u64>().is_ok()) {
+        // A log of which all has expired has a mark only.
+        if name == "durable"
+            || is_segment.is_some_and(|base| base.len() == 20 && base.parse::<u64>().is_ok())
+        {
             return Ok(());
         }
     }
@@ -80,8 +88,9 @@ fn check_partition_dir(dir: &Path) -> anyhow::Result<()> {
 fn print_report(out: &mut impl Write, report: &Report, as_json: bool) -> anyhow::Result<()> {
     let identity = report
         .identity
-        .map(|identity| identity.to_string())
-        .unwrap_or_default();
+        .map_or("unknown: all of it has expired".to_owned(), |identity| {
+            identity.to_string()
+        });
     let durable = report.durable_end.map(|end| end.0);
     if as_json {
         let epochs: Vec<_> = report

@@ -14,6 +14,7 @@ pub mod log;
 pub mod manual;
 pub mod output;
 pub mod partition;
+mod policy;
 pub mod produce;
 pub mod start;
 pub mod topic;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Context;
-use baton_client::{Client, TopicSettings};
+use baton_client::{Client, PolicyChanges, TopicPolicy, TopicSettings};
 use baton_protocol::client::PartitionStatus;
 use baton_protocol::ids::{Offset, PartitionIndex};
 use baton_protocol::metadata::{Flush, TopicRecord};
@@ -14,7 +14,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::cli::output::{count, list, note, print_json, print_table, say};
-use crate::cli::{Global, block_on, bootstrap, confirm};
+use crate::cli::policy::{self, PolicyArgs, kept};
+use crate::cli::{Global, UsageError, block_on, bootstrap, confirm};
 
 /// How long the leaders may take to tell their offsets, and the controller what is wrong.
 const STATUS_LIMIT: Duration = Duration::from_secs(3);
@@ -47,15 +48,22 @@ pub enum TopicCommand {
         /// replicas answer for 10 s [default: only with --sync-followers 0].
         #[arg(long)]
         unclean_election: Option<bool>,
+        /// What becomes of old records.
+        #[command(flatten)]
+        policy: PolicyArgs,
     },
     /// Change a topic.
+    #[command(visible_alias = "alter")]
     Set {
         /// Its name.
         name: String,
         /// Followers that must hold a record before it is acknowledged: fewer than every
         /// partition's in-sync set has members.
         #[arg(long)]
-        sync_followers: u32,
+        sync_followers: Option<u32>,
+        /// What becomes of old records.
+        #[command(flatten)]
+        policy: PolicyArgs,
     },
     /// List the topics.
     List,
@@ -65,6 +73,9 @@ pub enum TopicCommand {
     Describe {
         /// Its name.
         name: String,
+        /// Show its settings instead, and of each whether the topic says so or it is the default.
+        #[arg(long)]
+        settings: bool,
     },
     /// Delete a topic and its data.
     Delete {
@@ -105,6 +116,7 @@ pub fn run(command: &TopicCommand, global: &Global) -> anyhow::Result<()> {
                 sync_followers,
                 flush,
                 unclean_election,
+                policy,
             } => {
                 let settings = TopicSettings {
                     partitions: *partitions,
@@ -115,6 +127,7 @@ pub fn run(command: &TopicCommand, global: &Global) -> anyhow::Result<()> {
                         FlushArg::Interval => Flush::Interval,
                     }),
                     unclean_election: *unclean_election,
+                    policy: TopicPolicy::default().with(&policy.changes()),
                 };
                 let topic = client.admin().create_topic(name, settings).await?;
                 if global.json {
@@ -122,27 +135,52 @@ pub fn run(command: &TopicCommand, global: &Global) -> anyhow::Result<()> {
                 }
                 let config = &topic.config;
                 say!(
-                    "topic {name} made: {}, {}, {}",
+                    "topic {name} made: {}, {}, {}, {}",
                     count(topic.partitions.len(), "partition", "partitions"),
                     count(config.replicas, "replica", "replicas"),
-                    followers(config.sync_followers)
+                    followers(config.sync_followers),
+                    kept(&config.policy)
                 )
             }
             TopicCommand::Set {
                 name,
                 sync_followers,
+                policy,
             } => {
-                client
-                    .admin()
-                    .set_sync_followers(name, *sync_followers)
-                    .await?;
-                if global.json {
-                    return print_json(&client.topic(name).await?);
+                let changes = policy.changes();
+                if sync_followers.is_none() && changes == PolicyChanges::default() {
+                    let text = "say what is to be changed; see `baton topic set --help`";
+                    return Err(UsageError(text.to_owned()).into());
                 }
-                say!("topic {name} has {}", followers(*sync_followers))
+                if let Some(sync_followers) = sync_followers {
+                    client
+                        .admin()
+                        .set_sync_followers(name, *sync_followers)
+                        .await?;
+                }
+                if changes != PolicyChanges::default() {
+                    client.admin().set_policy(name, changes).await?;
+                }
+                let topic = client.topic(name).await?;
+                if global.json {
+                    return print_json(&topic);
+                }
+                let config = &topic.config;
+                say!(
+                    "topic {name} has {}, {}",
+                    followers(config.sync_followers),
+                    kept(&config.policy)
+                )
             }
             TopicCommand::List => list_topics(&client, global.json),
-            TopicCommand::Describe { name } => describe(&client, name, global.json).await,
+            TopicCommand::Describe {
+                name,
+                settings: true,
+            } => {
+                let topic = client.topic(name).await?;
+                policy::show(&topic.config, global.json)
+            }
+            TopicCommand::Describe { name, .. } => describe(&client, name, global.json).await,
             TopicCommand::Delete { name, .. } => {
                 client.admin().delete_topic(name).await?;
                 if global.json {
@@ -269,6 +307,9 @@ async fn describe(client: &Client, name: &str, as_json: bool) -> anyhow::Result<
             .collect();
         let value = json!({"name": topic.name, "id": topic.id, "config": topic.config, "partitions": values});
         return print_json(&value);
+    }
+    if topic.config.policy != TopicPolicy::default() {
+        note!("{name}: {}", kept(&topic.config.policy));
     }
     let rows: Vec<Vec<String>> = partitions
         .map(|(index, (partition, status))| {

@@ -56,6 +56,10 @@ pub(super) const KEYS: &[(&str, Rule)] = &[
     ("log.flush_interval_ms", Number(10, 600_000, " ms")),
     ("log.check_at_start", OneOf(&["tail", "all"])),
     ("log.scrub_bytes_per_second", Bytes(0, 16 * GIB)),
+    (
+        "log.retention_check_interval_ms",
+        Number(100, 3_600_000, " ms"),
+    ),
     ("replication.window_bytes", Bytes(64 * KIB, GIB)),
     ("replication.append_bytes_max", Bytes(4 * KIB, 16 * MIB)),
     ("replication.append_wait_ms", Number(0, 60_000, " ms")),

@@ -37,6 +37,14 @@ impl PartitionLog for Narrow {
         unreachable!("nothing is cut")
     }
 
+    fn advance_start(&mut self, _: Offset, _: &ProducerTable) -> Result<(), StorageError> {
+        unreachable!("nothing expires")
+    }
+
+    fn begin_anew(&mut self, _: &Beginning, _: &ProducerTable) -> Result<(), StorageError> {
+        unreachable!("nothing is discarded")
+    }
+
     /// Its first entry, which the disk only has.
     fn read(&self, from: Offset, _: usize) -> Result<Found, StorageError> {
         Ok(Found::Away(Box::new(move || {

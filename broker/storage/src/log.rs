@@ -189,6 +189,8 @@ impl Log {
             && !self.next_begins
             && part.segment.header().sealed_len.is_none()
             && part.segment.len() + bytes <= part.segment.capacity()
+            && (part.segment.is_empty()
+                || part.segment.len() + bytes <= self.config.segment_bytes_max)
         {
             return part.segment.reserve(bytes);
         }

@@ -77,13 +77,16 @@ impl Log {
     pub fn end_segment_from_before(&mut self, timestamp_ms: i64) {
         if let Some(last) = self.parts.last()
             && !last.segment.is_empty()
-            && last.segment.oldest().is_some_and(|oldest| oldest < timestamp_ms)
+            && last
+                .segment
+                .oldest()
+                .is_some_and(|oldest| oldest < timestamp_ms)
         {
             self.next_begins = true;
         }
     }
 
-    /// Segments that are begun from now on have so many bytes at most.
+    /// Segments have so many bytes at most from now on. One that has more already takes nothing more.
     pub fn set_segment_bytes_max(&mut self, bytes: usize) {
         self.config.segment_bytes_max = bytes;
     }

@@ -255,7 +255,7 @@ fn an_index_whose_end_length_or_epochs_are_wrong_is_not_believed() {
         let name = path.file_name().expect("a name").to_owned();
         let good = std::fs::read(&path).expect("read");
         let epochs = u32::from_be_bytes(good[36..40].try_into().expect("four")) as usize;
-        let last = good.len() - 16;
+        let last = good.len() - 24;
         let mut wrong = Vec::new();
         for by in [1, entry, 70_000, 1 << 40] {
             wrong.push(changed(&good, 48, 8, |end| end + by));
@@ -294,7 +294,7 @@ fn an_index_that_lies_in_its_middle_gives_nothing_wrong_out() {
     let good = std::fs::read(path).expect("read");
     // The position of the third entry of the index; no disk could do this.
     for by in [1, 50, 77] {
-        let bytes = changed(&good, 80 + 12 + 2 * 16 + 8, 8, |at| at + by);
+        let bytes = changed(&good, 80 + 12 + 2 * 24 + 8, 8, |at| at + by);
         let dir = copy(whole.path());
         std::fs::write(dir.path().join(path.file_name().expect("a name")), bytes).expect("spoilt");
         let (log, _) = open_large(dir.path());

@@ -43,6 +43,9 @@ const SCARCE_OFFSETS: u64 = 300;
 /// By how many offsets limits are raised then, at least.
 const OFFSET_QUANTUM: u64 = 48;
 
+/// In so many simulations of a thousand entries expire.
+const EXPIRING: u64 = 400;
+
 /// What a simulation came to.
 pub struct Report {
     pub stats: Stats,
@@ -67,6 +70,8 @@ pub struct World {
     /// Machines without power: they do not even refuse a connection.
     pub powerless: BTreeSet<BrokerId>,
     pub peace: bool,
+    /// Entries expire: leaders find at random that some have.
+    pub expires: bool,
     pub oracle: Oracle,
     pub observed: Vec<Observation>,
     pub stats: Stats,
@@ -120,6 +125,7 @@ impl World {
             muted: BTreeMap::new(),
             powerless: BTreeSet::new(),
             peace: false,
+            expires: Random::new(seed, 0x5e).chance(EXPIRING),
             oracle: Oracle::default(),
             observed: Vec::new(),
             stats: Stats::default(),

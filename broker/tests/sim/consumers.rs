@@ -75,12 +75,18 @@ impl World {
         let Some(driver) = server.driver(&partition) else {
             return;
         };
-        let high_watermark = driver.replica().log().high_watermark;
+        let log = driver.replica().log();
+        let (start, high_watermark) = (log.start, log.high_watermark);
         let disk = server.disk.lock();
         let Some(file) = disk.logs.get(&partition) else {
             return;
         };
         let consumer = &mut self.consumers[index.0];
+        if consumer.position < start {
+            // What has expired is out of range, and the error says where the log starts.
+            consumer.position = start;
+            self.stats.count("consumers overtaken");
+        }
         let from = file.place_of(consumer.position);
         let mut told = Vec::new();
         let readable = file.entries()[from..].iter();

@@ -253,6 +253,7 @@ impl World {
                 }
             }
             Command::SetSyncFollowers { .. } => self.stats.count("sync followers set"),
+            Command::SetPolicy { .. } => self.stats.count("policies set"),
             Command::GrantOffsets { .. } => self.stats.count("offset limits raised"),
             Command::ChangeInSync { changes, .. } => {
                 for _ in changes {
@@ -316,10 +317,11 @@ impl World {
             };
             let committed = self.oracle.committed(&partition);
             committed.map_or(Offset::ZERO, |committed| {
-                let entries = file.entries().iter().take_while(|entry| {
+                let entries = file.log().iter().take_while(|entry| {
                     entry.end <= end && committed.covers(entry.base, entry.epoch)
                 });
-                entries.last().map_or(Offset::ZERO, |entry| entry.end)
+                let none = file.start().min(committed.end);
+                entries.last().map_or(none, |entry| entry.end)
             })
         };
         let kept = disk.logs.get(&partition).map_or(Offset::ZERO, held);

@@ -65,11 +65,18 @@ fn check_partition(world: &World, partition: TopicPartition, record: &PartitionR
         "{partition}: the set is not whole: {record:?} {states}"
     );
     let leader = record.leader.expect("every partition is led").broker;
+    let start = |id: &BrokerId| {
+        let disk = world.brokers[id].disk.lock();
+        disk.logs.get(&partition).expect("a log").start()
+    };
+    let starts = record.replicas.iter().map(start);
+    let highest = starts.max().unwrap_or_default();
     let entries = |id: &BrokerId| {
         let disk = world.brokers[id].disk.lock();
         let file = disk.logs.get(&partition).expect("a log");
-        let entries = file.entries().iter();
+        let entries = file.log().iter();
         entries
+            .filter(|entry| entry.end > highest)
             .map(|e| (e.epoch, e.base, e.crc))
             .collect::<Vec<_>>()
     };
@@ -79,6 +86,10 @@ fn check_partition(world: &World, partition: TopicPartition, record: &PartitionR
         assert!(
             entries(id) == expected,
             "{partition}: broker {id} differs from its leader {leader}"
+        );
+        assert!(
+            start(id) >= start(&leader) || world.flushes_at_intervals(&partition),
+            "{partition}: broker {id} starts below its leader {leader}"
         );
         let driver = world.brokers[id].driver(&partition).expect("it runs");
         let log = driver.replica().log();
@@ -101,12 +112,17 @@ fn check_sequences(world: &World, partition: TopicPartition, leader: BrokerId) {
     let disk = world.brokers[&leader].disk.lock();
     let file = disk.logs.get(&partition).expect("a log");
     let mut lasts: BTreeMap<ProducerId, (LeaderEpoch, u32)> = BTreeMap::new();
-    for entry in file.entries() {
+    for entry in file.log() {
         let header = BatchHeader::parse(&file.bytes_of(entry)[4..]).expect("a sound entry");
         let Some(stamp) = header.producer() else {
             continue;
         };
         let last = lasts.get(&stamp.id).copied();
+        if last.is_none() && file.start().0 > 0 {
+            // What came before may have expired.
+            lasts.insert(stamp.id, (entry.epoch, stamp.sequence + stamp.records));
+            continue;
+        }
         let (epoch, expected) = last.unwrap_or((LeaderEpoch::NONE, 0));
         let lost =
             stamp.sequence > expected && world.oracle.may_have_lost(partition, epoch, entry.epoch);

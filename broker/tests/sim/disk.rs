@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use baton::driver::{FlushWork, Found, PartitionLog, shape_of};
+use baton::driver::{self, FlushWork, Found, PartitionLog, shape_of};
 use baton_protocol::batch::{BatchHeader, assign, entry_crc};
 use baton_protocol::ids::{BrokerEpoch, DirectoryId, LeaderEpoch, Offset, TopicPartition};
 use baton_replication::LogShape;
@@ -13,7 +13,7 @@ use baton_replication::producers::{ProducerTable, RememberedBatch};
 use baton_storage::{Chunk, FlushDone, StorageError};
 use bytes::Bytes;
 
-use crate::log_file::{LogFile, Stored};
+use crate::log_file::{Beginning, LogFile, Stored};
 use crate::random::Random;
 use crate::switches::{HostRule, Switches};
 
@@ -26,6 +26,13 @@ pub enum News {
     Truncated {
         partition: TopicPartition,
         to: Offset,
+        discarded: Vec<Stored>,
+    },
+    /// The start moved.
+    Started(TopicPartition),
+    BeganAnew {
+        partition: TopicPartition,
+        start: Offset,
         discarded: Vec<Stored>,
     },
     Flushed(TopicPartition),
@@ -52,6 +59,8 @@ pub struct Content {
     pub lost_logs: BTreeSet<TopicPartition>,
     /// Decides what is in memory.
     pub chance: Random,
+    /// What a host finds expired when it looks next.
+    pub expired: BTreeMap<TopicPartition, Offset>,
 }
 
 impl Content {
@@ -122,14 +131,23 @@ impl Disk {
             content.damage_notes.contains(&partition) && rules.hold(HostRule::LossIsReported);
         let file = &content.logs[&partition];
         let mut epochs = EpochHistory::default();
-        let mut producers = ProducerTable::default();
-        let mut before = Offset::ZERO;
+        let Beginning {
+            start,
+            epoch,
+            mut producers,
+        } = file.beginning().clone();
+        // Below the start it is enough to know in which order epochs came.
+        let below = file
+            .entries()
+            .first()
+            .is_some_and(|entry| entry.base < start);
+        let mut before = if below { Offset::ZERO } else { start };
         for entry in file.entries() {
             epochs.append(entry.epoch, before);
             before = entry.end;
             let header = BatchHeader::parse(&file.bytes_of(entry)[4..]).expect("it was checked");
             let shape = shape_of(&header);
-            if let Some(stamp) = shape.producer {
+            if let Some(stamp) = shape.producer.filter(|_| shape.base >= start) {
                 let batch = RememberedBatch {
                     stamp,
                     base: shape.base,
@@ -139,11 +157,12 @@ impl Disk {
                 producers.rebuild(batch);
             }
         }
+        let epochs = epochs_from(start, epoch, epochs);
         let shape = LogShape {
-            start: Offset::ZERO,
+            start,
             end: file.end(),
             durable_end: file.durable_end(),
-            high_watermark: Offset::ZERO,
+            high_watermark: start,
             epochs,
             producers,
             lossy,
@@ -154,6 +173,16 @@ impl Disk {
         };
         (log, shape)
     }
+}
+
+/// The history of a log that starts here, behind an entry of the epoch `before`, by all that is in its
+/// file: that may be less, or nothing below the start.
+fn epochs_from(start: Offset, before: LeaderEpoch, found: EpochHistory) -> EpochHistory {
+    let mut known = EpochHistory::empty_at(start, before);
+    for (epoch, at) in found.runs().iter().filter(|run| run.1 >= start) {
+        known.append(*epoch, *at);
+    }
+    known
 }
 
 /// One partition's log on a disk.
@@ -219,6 +248,41 @@ impl PartitionLog for DiskLog {
             });
         });
         Ok(())
+    }
+
+    fn advance_start(&mut self, to: Offset, below: &ProducerTable) -> Result<(), StorageError> {
+        let partition = self.partition;
+        self.change(|file, news| {
+            file.advance_start(to, below.clone());
+            news.push(News::Started(partition));
+        });
+        Ok(())
+    }
+
+    fn begin_anew(
+        &mut self,
+        at: &driver::Beginning,
+        below: &ProducerTable,
+    ) -> Result<(), StorageError> {
+        let partition = self.partition;
+        let beginning = Beginning {
+            start: at.start,
+            epoch: at.epoch_before,
+            producers: below.clone(),
+        };
+        self.change(|file, news| {
+            let discarded = file.begin_anew(beginning, at.keep_from);
+            news.push(News::BeganAnew {
+                partition,
+                start: at.start,
+                discarded,
+            });
+        });
+        Ok(())
+    }
+
+    fn expired(&mut self, _: i64) -> Option<Offset> {
+        self.disk.lock().expired.remove(&self.partition)
     }
 
     fn read(&self, from: Offset, bytes_max: usize) -> Result<Found, StorageError> {

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use baton_protocol::batch::{BatchHeader, EntryIter};
 use baton_protocol::ids::{LeaderEpoch, Offset};
+use baton_replication::producers::ProducerTable;
 
 use crate::random::Random;
 
@@ -43,6 +44,15 @@ impl Stored {
     }
 }
 
+/// Where a log starts, and what is known of what lies below.
+#[derive(Clone, Default)]
+pub struct Beginning {
+    pub start: Offset,
+    /// Epoch of the entry before.
+    pub epoch: LeaderEpoch,
+    pub producers: ProducerTable,
+}
+
 /// What was discarded by a cut.
 pub struct Quarantined {
     pub from: Offset,
@@ -65,6 +75,10 @@ pub struct LogFile {
     writes: u64,
     entries: Vec<Stored>,
     durable_end: Offset,
+    /// Entries below the start stay in the file: nobody is shown them.
+    beginning: Beginning,
+    /// What a power cut leaves of it.
+    beginning_on_platter: Beginning,
     /// The recorded durable end: exact after a kill, of some flushes ago after a power cut.
     mark: Offset,
     mark_on_platter: Offset,
@@ -79,7 +93,56 @@ impl LogFile {
     }
 
     pub fn end(&self) -> Offset {
-        self.entries.last().map_or(Offset::ZERO, |entry| entry.end)
+        let end = self.entries.last().map_or(Offset::ZERO, |entry| entry.end);
+        end.max(self.beginning.start)
+    }
+
+    pub fn beginning(&self) -> &Beginning {
+        &self.beginning
+    }
+
+    pub fn start(&self) -> Offset {
+        self.beginning.start
+    }
+
+    /// The entries that are part of the log.
+    pub fn log(&self) -> &[Stored] {
+        &self.entries[self.place_of(self.start())..]
+    }
+
+    /// Moves the start.
+    pub fn advance_start(&mut self, to: Offset, producers: ProducerTable) {
+        assert!(to >= self.start() && to <= self.durable_end, "an odd start");
+        let place = self.place_of(to);
+        let last = place.checked_sub(1).map(|last| self.entries[last]);
+        let last = last.filter(|entry| entry.end > self.start());
+        self.beginning = Beginning {
+            start: to,
+            epoch: last.map_or(self.beginning.epoch, |entry| entry.epoch),
+            producers,
+        };
+    }
+
+    /// Discards everything, with what lies above `keep_from` in quarantine, and begins anew. Returns the
+    /// entries discarded that were part of the log.
+    pub fn begin_anew(&mut self, beginning: Beginning, keep_from: Offset) -> Vec<Stored> {
+        let discarded = self.log().to_vec();
+        let place = self.place_of(keep_from.max(self.start()));
+        if let Some(first) = self.entries.get(place) {
+            self.quarantine.push(Quarantined {
+                from: first.base,
+                bytes: self.cache[first.at..].to_vec(),
+            });
+        }
+        self.entries.clear();
+        self.cut_bytes(0);
+        self.generation += 1;
+        self.durable_end = beginning.start;
+        self.mark = beginning.start;
+        self.mark_on_platter = beginning.start;
+        self.beginning_on_platter = beginning.clone();
+        self.beginning = beginning;
+        discarded
     }
 
     pub fn durable_end(&self) -> Offset {
@@ -95,8 +158,12 @@ impl LogFile {
         self.entries.partition_point(|entry| entry.end <= offset)
     }
 
-    /// Whether a power cut would leave the entry that holds `offset` here, in `epoch`.
+    /// Whether a power cut would leave the entry that holds `offset` here, in `epoch`. What lies below the
+    /// start counts as held: it was committed, and has expired.
     pub fn holds_durably(&self, offset: Offset, epoch: LeaderEpoch) -> bool {
+        if offset < self.start() {
+            return true;
+        }
         let Some(entry) = self.entries.get(self.place_of(offset)) else {
             return false;
         };
@@ -109,20 +176,24 @@ impl LogFile {
     /// Whether the entry that holds `offset` is here, in `epoch`, if in memory only.
     pub fn holds(&self, offset: Offset, epoch: LeaderEpoch) -> bool {
         let entry = self.entries.get(self.place_of(offset));
-        entry.is_some_and(|entry| entry.base <= offset && entry.epoch == epoch)
+        offset < self.start()
+            || entry.is_some_and(|entry| entry.base <= offset && entry.epoch == epoch)
     }
 
     /// Epoch of the last entry, and the log's end.
     pub fn position(&self) -> (LeaderEpoch, Offset) {
-        let last = self.entries.last();
-        last.map_or((LeaderEpoch::NONE, Offset::ZERO), |e| (e.epoch, e.end))
+        let last = self.log().last();
+        let start = (self.beginning.epoch, self.start());
+        last.map_or(start, |e| (e.epoch, e.end))
     }
 
     /// Epoch of the last durable entry, and the durable end.
     pub fn durable_position(&self) -> (LeaderEpoch, Offset) {
         let count = self.place_of(self.durable_end);
         let last = count.checked_sub(1).map(|last| self.entries[last]);
-        last.map_or((LeaderEpoch::NONE, Offset::ZERO), |e| (e.epoch, e.end))
+        let last = last.filter(|entry| entry.end > self.start());
+        let start = (self.beginning.epoch, self.start());
+        last.map_or(start, |e| (e.epoch, e.end))
     }
 
     pub fn append(&mut self, entry: &[u8]) -> Stored {
@@ -209,6 +280,7 @@ impl LogFile {
             self.flushes += 1;
             if self.flushes.is_multiple_of(MARK_SYNC_FLUSHES) {
                 self.mark_on_platter = self.mark;
+                self.beginning_on_platter = self.beginning.clone();
             }
         }
     }
@@ -223,6 +295,7 @@ impl LogFile {
         }
         self.cache = self.platter.clone();
         self.mark = self.mark_on_platter;
+        self.beginning = self.beginning_on_platter.clone();
         self.scan();
         self.durable_end = self.end();
         self.end() < end
@@ -235,6 +308,8 @@ impl LogFile {
             platter: self.platter.clone(),
             mark: self.mark_on_platter,
             mark_on_platter: self.mark_on_platter,
+            beginning: self.beginning_on_platter.clone(),
+            beginning_on_platter: self.beginning_on_platter.clone(),
             ..LogFile::default()
         };
         copy.scan();
@@ -281,6 +356,7 @@ impl LogFile {
         self.durable_end = self.end();
         self.mark = self.durable_end;
         self.mark_on_platter = self.durable_end;
+        self.beginning_on_platter = self.beginning.clone();
         self.generation += 1;
         damaged
     }

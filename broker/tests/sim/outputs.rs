@@ -100,6 +100,10 @@ impl World {
                 }
             }
             Output::Truncated { .. } => {}
+            Output::BeganAnew(at) => {
+                self.stats.count("logs begun anew");
+                self.tell(|| format!("broker {id}: {partition} begins anew at {}", at.start));
+            }
             Output::Broken(reason) => self.on_broken(id, partition, &reason),
             Output::BadPeer { why } => panic!("broker {id}, {partition}: {why}"),
         }

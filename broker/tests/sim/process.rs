@@ -9,11 +9,15 @@ use baton_replication::Input;
 use uuid::Uuid;
 
 use crate::broker::Process;
-use crate::cluster::World;
+use crate::cluster::{QUIET_FROM, World};
 use crate::disk::Content;
+use crate::log_file::LogFile;
 use crate::observation::Observation;
 use crate::schedule::{BrokerEvent, Event, Run};
 use crate::switches::HostRule;
+
+/// How often a leader finds at a tick that entries have expired, where they do.
+const EXPIRING_PER_MILLE: u64 = 5;
 
 /// Between two looks of a broker at its connections and replicas, in milliseconds.
 const TICK_MS: u64 = 100;
@@ -186,6 +190,7 @@ impl World {
             if let Some(at) = heard {
                 self.input(id, partition, Input::ControllerHeard(at));
             }
+            self.expire(id, partition);
             self.input(id, partition, Input::Tick);
             let driver = self.brokers[&id].driver(&partition);
             if driver.is_some_and(|driver| driver.replica().log().lossy) {
@@ -198,6 +203,31 @@ impl World {
         if self.brokers[&id].process.is_some() {
             self.tick_coordinators(id);
         }
+    }
+
+    /// Now and then, what a leader has up to some entry has expired.
+    fn expire(&mut self, id: BrokerId, partition: TopicPartition) {
+        let driver = self.brokers[&id].driver(&partition);
+        let leads = driver.is_some_and(|driver| driver.replica().leading().is_some());
+        let quiet = self.schedule.now() >= QUIET_FROM;
+        if !self.expires || !leads || quiet || !self.random.chance(EXPIRING_PER_MILLE) {
+            return;
+        }
+        let mut disk = self.brokers[&id].disk.lock();
+        let file = disk.logs.get(&partition);
+        let ends: Vec<_> = file
+            .map_or([].as_slice(), LogFile::log)
+            .iter()
+            .map(|e| e.end)
+            .collect();
+        if ends.is_empty() {
+            return;
+        }
+        let to = ends[self.random.below(ends.len() as u64) as usize];
+        disk.expired.insert(partition, to);
+        drop(disk);
+        self.stats.count("expiries");
+        self.drive(id, partition, |driver, now, out| driver.expire(now, out));
     }
 
     /// Other brokers that are known to this one.

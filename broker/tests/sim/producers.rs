@@ -6,7 +6,7 @@ use baton::driver::{CheckedBatch, ProduceError};
 use baton_protocol::batch::{BatchBuilder, ProducerState};
 use baton_protocol::client::Acks;
 use baton_protocol::ids::{
-    BrokerId, Offset, PartitionIndex, ProducerId, Tick, TopicId, TopicPartition,
+    BrokerId, LeaderEpoch, Offset, PartitionIndex, ProducerId, Tick, TopicId, TopicPartition,
 };
 use baton_replication::Input;
 use baton_replication::event::{Acknowledged, Refusal, RequestId};
@@ -231,7 +231,7 @@ impl World {
                 if matches!(error, ProduceError::Refused(Refusal::OutOfOffsets)) {
                     self.stats.count("requests beyond the offset limit");
                 }
-                self.note_refusal(attempt, &error);
+                self.note_refusal(partition, epoch, attempt, &error);
                 return self.answer(attempt, None);
             }
         };
@@ -268,14 +268,31 @@ impl World {
     }
 
     /// A producer that has gone ahead while an election lost what it was told goes on; one that is
-    /// told that its sequence does not follow begins anew, as a client does.
-    fn note_refusal(&mut self, attempt: Attempt, error: &ProduceError) {
+    /// told that its sequence does not follow begins anew, as a client does. The leader of the present
+    /// epoch says that to nobody whose batches before are all committed, unless an election may have lost
+    /// them: expired or not, they are known.
+    fn note_refusal(
+        &mut self,
+        partition: TopicPartition,
+        epoch: Option<LeaderEpoch>,
+        attempt: Attempt,
+        error: &ProduceError,
+    ) {
         if !matches!(error, ProduceError::Refused(Refusal::OutOfOrder { .. })) {
             return;
         }
+        let record = self.controller.committed.partition(&partition);
+        let is_whole = record.is_some_and(|record| {
+            epoch == Some(record.epoch) && record.lossy_epoch == LeaderEpoch::NONE
+        });
         let producer = &mut self.producers[attempt.producer.0];
         let oldest = producer.under_way.front();
         if oldest.is_some_and(|oldest| oldest.attempt == attempt) {
+            let is_known = producer.acks == Acks::Committed && is_whole;
+            assert!(
+                !is_known,
+                "{partition}: the leader does not know the producer of {attempt:?}, whose batches before are committed"
+            );
             self.stats.count("producers out of order");
             self.next_producer_id += 1;
             producer.id = ProducerId(self.next_producer_id);

@@ -7,6 +7,7 @@ use baton_protocol::admin::AdminRequest;
 use baton_protocol::groups::GROUPS_TOPIC;
 use baton_protocol::ids::{BrokerId, LeaderEpoch, PartitionIndex, Tick, TopicId, TopicPartition};
 use baton_protocol::metadata::Flush;
+use baton_protocol::policy::TopicPolicy;
 use uuid::Uuid;
 
 use crate::cluster::World;
@@ -158,6 +159,7 @@ impl World {
                     sync_followers: Some(shape.sync_followers),
                     flush: Some(shape.flush),
                     unclean_election: Some(shape.unclean_election),
+                    policy: TopicPolicy::default(),
                 },
             };
             self.ask(act, request);

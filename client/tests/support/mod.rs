@@ -324,6 +324,7 @@ fn view(address: &str, partitions: u32) -> ClusterView {
             sync_followers: 0,
             flush: Flush::Ack,
             unclean_election: false,
+            policy: baton_protocol::policy::TopicPolicy::default(),
         },
         partitions: vec![partition; partitions as usize],
     };

@@ -22,6 +22,7 @@ fn big_topic() -> Stage {
         sync_followers: Some(1),
         flush: None,
         unclean_election: Some(false),
+        policy: baton_protocol::policy::TopicPolicy::default(),
     };
     let admin = ToController::Admin {
         id: 8,

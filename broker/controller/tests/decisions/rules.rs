@@ -10,6 +10,7 @@ use baton_protocol::admin::{AdminRequest, AdminResponse};
 use baton_protocol::error::{ErrorCode, WireError};
 use baton_protocol::groups::GROUPS_TOPIC;
 use baton_protocol::ids::{BrokerEpoch, BrokerId, LeaderEpoch, MetadataIndex, Tick, TopicId};
+use baton_protocol::policy::TopicPolicy;
 use uuid::Uuid;
 
 use crate::stage::{PARTITION, Stage, apply, change};
@@ -381,6 +382,7 @@ fn leaders_are_spread_evenly_and_bad_requests_refused() {
             sync_followers,
             flush: None,
             unclean_election: None,
+            policy: TopicPolicy::default(),
         };
         stage.say(
             1,
@@ -487,6 +489,7 @@ fn the_topic_of_groups_is_made_once_though_a_broker_is_down_and_stays() {
         sync_followers: None,
         flush: None,
         unclean_election: None,
+        policy: TopicPolicy::default(),
     };
     assert_eq!(
         refused(ask(&mut stage, create, 55)),

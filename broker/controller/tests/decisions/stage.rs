@@ -13,6 +13,7 @@ use baton_protocol::ids::{
     PartitionIndex, ProcessId, Tick, TopicId, TopicPartition,
 };
 use baton_protocol::metadata::PartitionRecord;
+use baton_protocol::policy::TopicPolicy;
 use uuid::Uuid;
 
 /// The one topic.
@@ -66,6 +67,7 @@ impl Stage {
             sync_followers: Some(sync_followers),
             flush: None,
             unclean_election: Some(false),
+            policy: TopicPolicy::default(),
         };
         stage.say(
             1,

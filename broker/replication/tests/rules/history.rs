@@ -94,7 +94,7 @@ impl History {
         let slow_reads = [0, 20, 100][rng.below(3)];
         let mut weights = [0; 13];
         weights[..usual.len()].copy_from_slice(&usual);
-        if seed.is_multiple_of(3) {
+        if seed.is_multiple_of(2) {
             weights[usual.len()] = EXPIRE_WEIGHT * [1, 4][rng.below(2)];
         }
         History {

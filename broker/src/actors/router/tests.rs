@@ -1,6 +1,7 @@
 use baton_controller::command::Command;
 use baton_protocol::ids::{ClusterId, DirectoryId, MetadataIndex, ProcessId, TopicId};
 use baton_protocol::metadata::{Flush, TopicConfig};
+use baton_protocol::policy::TopicPolicy;
 use uuid::Uuid;
 
 use super::*;
@@ -26,6 +27,7 @@ fn cluster() -> ClusterState {
         sync_followers: 0,
         flush: Flush::Ack,
         unclean_election: false,
+        policy: TopicPolicy::default(),
     };
     let topic = Command::CreateTopic {
         id: TOPIC,

@@ -21,10 +21,10 @@ pub fn check(world: &World, observation: &Observation) {
     );
     replica.verify();
     let disk = broker.disk.lock();
-    let stored = disk.logs.get(partition).map(|file| file.end());
+    let stored = disk.logs.get(partition);
     assert_eq!(
-        Some(log.end),
-        stored,
+        Some((log.start, log.end)),
+        stored.map(|file| (file.start(), file.end())),
         "broker {id}, {partition}: what is stored is not what the replica believes"
     );
 }

@@ -14,7 +14,13 @@ pub fn check(world: &World, observation: &Observation) {
         Observation::HighWatermark(id, partition, to) => {
             check_watermark(world, *id, *partition, *to)
         }
-        Observation::Disk(_, News::Truncated { partition, .. } | News::Flushed(partition)) => {
+        Observation::Disk(
+            _,
+            News::Truncated { partition, .. }
+            | News::BeganAnew { partition, .. }
+            | News::Started(partition)
+            | News::Flushed(partition),
+        ) => {
             check_partition(world, *partition);
         }
         Observation::DiskChanged | Observation::MetadataChanged => {
@@ -187,9 +193,11 @@ fn check_leader(world: &World, id: BrokerId, partition: TopicPartition, epoch: L
         return;
     }
     let disk = world.brokers[&id].disk.lock();
-    let entries = disk.logs.get(&partition).map(|file| file.entries());
-    let mut held = entries.unwrap_or_default().iter();
-    for told in world.oracle.acknowledged(&partition) {
+    let file = disk.logs.get(&partition);
+    let start = file.map_or(Offset::ZERO, LogFile::start);
+    let mut held = file.map_or([].as_slice(), LogFile::log).iter();
+    let kept = world.oracle.acknowledged(&partition);
+    for told in kept.filter(|told| told.base >= start) {
         assert!(
             held.any(|entry| entry.base == told.base && entry.epoch == told.epoch),
             "{partition}: broker {id} leads epoch {epoch} without {} of epoch {}, which was acknowledged",

@@ -12,6 +12,7 @@ mod offset_limit;
 mod offsets;
 mod one_leader;
 mod quarantine;
+mod starts;
 mod watermark;
 
 use crate::cluster::World;
@@ -27,6 +28,7 @@ pub struct Invariants {
     offsets: offsets::Offsets,
     duplicates: duplicates::Duplicates,
     losses: losses::Losses,
+    starts: starts::Starts,
     offset_limit: offset_limit::OffsetLimit,
 }
 
@@ -43,6 +45,7 @@ impl Invariants {
             self.duplicates.check(world, observation);
             self.offset_limit.check(world, observation);
             self.losses.check(world, observation);
+            self.starts.check(world, observation);
             leader_acks::check(world, observation);
             quarantine::check(world, observation);
             durable::check(world, observation);

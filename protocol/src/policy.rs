@@ -1,0 +1,190 @@
+//! What becomes of a topic's entries in time: how long they are kept, and in what pieces.
+
+use serde::{Deserialize, Serialize};
+
+/// Smallest `segment_bytes`.
+pub const SEGMENT_BYTES_MIN: u64 = 64 << 10;
+
+/// Largest `segment_bytes`.
+pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+
+/// Longest `retention_ms`: a hundred years.
+pub const RETENTION_MS_MAX: u64 = 100 * 365 * 24 * 3_600_000;
+
+/// What is done with old entries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Cleanup {
+    /// They are removed, oldest first, as the retention says.
+    #[default]
+    Delete,
+}
+
+impl std::fmt::Display for Cleanup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Cleanup::Delete => "delete",
+        })
+    }
+}
+
+/// How long a topic's entries are kept. Changes at any time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopicPolicy {
+    /// What is done with old entries; none: [`Cleanup::Delete`].
+    #[serde(default)]
+    pub cleanup: Option<Cleanup>,
+    /// How long entries are kept at least, by their timestamps, in milliseconds; none: for ever.
+    #[serde(default)]
+    pub retention_ms: Option<u64>,
+    /// How many bytes of the newest entries each replica of a partition keeps at least; none: all.
+    #[serde(default)]
+    pub retention_bytes: Option<u64>,
+    /// Entries are removed a segment at a time: the most bytes of one; none: as the brokers are
+    /// configured.
+    #[serde(default)]
+    pub segment_bytes: Option<u64>,
+}
+
+/// A limit, or that there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Limit {
+    /// There is none.
+    None,
+    /// There is this one.
+    To(u64),
+}
+
+impl From<Limit> for Option<u64> {
+    fn from(limit: Limit) -> Self {
+        match limit {
+            Limit::None => None,
+            Limit::To(limit) => Some(limit),
+        }
+    }
+}
+
+/// What is to be changed of a topic's policy; none: nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyChanges {
+    /// As [`TopicPolicy::retention_ms`].
+    #[serde(default)]
+    pub retention_ms: Option<Limit>,
+    /// As [`TopicPolicy::retention_bytes`].
+    #[serde(default)]
+    pub retention_bytes: Option<Limit>,
+    /// As [`TopicPolicy::segment_bytes`].
+    #[serde(default)]
+    pub segment_bytes: Option<Limit>,
+}
+
+impl TopicPolicy {
+    /// The policy with these changes.
+    #[must_use]
+    pub fn with(self, changes: &PolicyChanges) -> TopicPolicy {
+        let new = |old, change: Option<Limit>| change.map_or(old, Option::from);
+        TopicPolicy {
+            cleanup: self.cleanup,
+            retention_ms: new(self.retention_ms, changes.retention_ms),
+            retention_bytes: new(self.retention_bytes, changes.retention_bytes),
+            segment_bytes: new(self.segment_bytes, changes.segment_bytes),
+        }
+    }
+
+    /// Checks the ranges. The error says what is allowed.
+    pub fn check(&self) -> Result<(), String> {
+        if let Some(ms) = self.retention_ms
+            && !(1..=RETENTION_MS_MAX).contains(&ms)
+        {
+            return Err(format!(
+                "entries are kept for 1 to {RETENTION_MS_MAX} ms (a hundred years), or for ever, not for {ms} ms"
+            ));
+        }
+        if self.retention_bytes == Some(0) {
+            return Err("at least 1 byte of entries is kept, or all of them".to_owned());
+        }
+        if let Some(bytes) = self.segment_bytes
+            && !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&bytes)
+        {
+            return Err(format!(
+                "a segment has {SEGMENT_BYTES_MIN} to {SEGMENT_BYTES_MAX} bytes, not {bytes}"
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_leave_the_rest_as_it_is_and_can_lift_a_limit() {
+        let policy = TopicPolicy {
+            retention_ms: Some(5),
+            retention_bytes: Some(7),
+            ..TopicPolicy::default()
+        };
+        let changes = PolicyChanges {
+            retention_ms: Some(Limit::None),
+            segment_bytes: Some(Limit::To(1 << 20)),
+            ..PolicyChanges::default()
+        };
+        let changed = policy.with(&changes);
+        assert_eq!(changed.retention_ms, None);
+        assert_eq!(changed.retention_bytes, Some(7));
+        assert_eq!(changed.segment_bytes, Some(1 << 20));
+        assert_eq!(policy.with(&PolicyChanges::default()), policy);
+    }
+
+    #[test]
+    fn ranges_are_checked() {
+        let with = |policy: TopicPolicy| policy.check().is_ok();
+        let none = TopicPolicy::default();
+        assert!(with(none));
+        for (ms, fine) in [(0, false), (1, true), (RETENTION_MS_MAX + 1, false)] {
+            let retention_ms = Some(ms);
+            assert_eq!(
+                with(TopicPolicy {
+                    retention_ms,
+                    ..none
+                }),
+                fine
+            );
+        }
+        for (bytes, fine) in [(0, false), (1, true), (u64::MAX, true)] {
+            let retention_bytes = Some(bytes);
+            assert_eq!(
+                with(TopicPolicy {
+                    retention_bytes,
+                    ..none
+                }),
+                fine
+            );
+        }
+        for (bytes, fine) in [
+            (65_535, false),
+            (65_536, true),
+            (1 << 30, true),
+            ((1 << 30) + 1, false),
+        ] {
+            let segment_bytes = Some(bytes);
+            assert_eq!(
+                with(TopicPolicy {
+                    segment_bytes,
+                    ..none
+                }),
+                fine
+            );
+        }
+    }
+
+    #[test]
+    fn a_record_of_before_has_no_limits() {
+        let empty = rmp_serde::to_vec_named(&std::collections::BTreeMap::<String, u64>::new());
+        let policy = rmp_serde::from_slice::<TopicPolicy>(&empty.expect("encoded"));
+        assert_eq!(policy.expect("decoded"), TopicPolicy::default());
+    }
+}
