@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use baton_protocol::batch::BatchError;
-use baton_protocol::error::{ErrorCode, WireError};
+use baton_protocol::error::{ErrorCode, OffsetRange, WireError};
 use baton_protocol::ids::{Offset, PartitionIndex};
 
 use crate::place::Place;
@@ -211,6 +211,10 @@ impl From<WireError> for Error {
             ErrorCode::UnknownPartition => ErrorKind::UnknownPartition,
             ErrorCode::WrongCluster => ErrorKind::WrongCluster,
             ErrorCode::MessageTooLarge => ErrorKind::TooLarge,
+            ErrorCode::OffsetOutOfRange => match error.offsets {
+                Some(OffsetRange { start, end }) => ErrorKind::OffsetOutOfRange { start, end },
+                None => ErrorKind::Refused,
+            },
             _ => ErrorKind::Refused,
         };
         let code = error.code;

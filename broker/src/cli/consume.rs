@@ -8,6 +8,7 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 
 use crate::cli::format::{self, Template};
+use crate::cli::moment::{self, Moment};
 use crate::cli::output::unwritten;
 use crate::cli::{Global, UsageError, block_on, bootstrap, bytes};
 
@@ -24,6 +25,17 @@ pub struct ConsumeArgs {
     /// that is not named begins at its first record.
     #[arg(long, value_parser = parse_start, default_value = "latest")]
     from: Start,
+    /// Begin in each partition at the first record with this timestamp or a later one:
+    /// 2026-11-21T08:30:00Z (or with an offset such as +01:00), milliseconds since 1970, or as long ago
+    /// as -10m (ms, s, m, h, d).
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = moment::parse,
+        allow_hyphen_values = true,
+        conflicts_with_all = ["from", "from_start", "offset"]
+    )]
+    from_time: Option<Moment>,
     /// The same as --from earliest.
     #[arg(long, conflicts_with_all = ["offset", "from"])]
     from_start: bool,
@@ -117,7 +129,10 @@ fn settings(args: &ConsumeArgs, reader: ReaderBuilder) -> ReaderBuilder {
     let reader = match args.offset {
         Some(offset) => reader.from(Start::Offset(Offset(offset))),
         None if args.from_start => reader.from(Start::Earliest),
-        None => reader.from(args.from.clone()),
+        None => reader.from(match args.from_time {
+            Some(moment) => Start::Time(moment.ms()),
+            None => args.from.clone(),
+        }),
     };
     match args.until_end {
         true => reader.until(Until::End),

@@ -12,6 +12,7 @@ pub mod dev;
 pub mod format;
 pub mod log;
 pub mod manual;
+mod moment;
 pub mod output;
 pub mod partition;
 mod policy;

@@ -8,5 +8,6 @@ mod groups;
 mod harness;
 mod health;
 mod hostile;
+mod retention;
 mod topics;
 mod usage;

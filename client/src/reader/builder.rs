@@ -34,6 +34,10 @@ pub enum Start {
     Offset(Offset),
     /// At these offsets; a partition that is not named begins at the first one there is.
     Offsets(BTreeMap<PartitionIndex, Offset>),
+    /// In each partition at the first record with this timestamp or a later one, in milliseconds since
+    /// 1970; where all are older, at the next record that comes. Timestamps need not rise with offsets:
+    /// records that follow may be older.
+    Time(i64),
 }
 
 /// Where reading ends.
@@ -173,9 +177,12 @@ impl ReaderBuilder {
         let given = match &self.start {
             Start::Offset(offset) => Some(*offset),
             Start::Offsets(offsets) => offsets.get(&partition).copied(),
-            Start::Earliest | Start::Latest => None,
+            Start::Earliest | Start::Latest | Start::Time(_) => None,
         };
-        let needs_end = self.until == Until::End || self.start == Start::Latest;
+        // Before a leader's watermark covers all that was ever acknowledged, it may know of nothing so
+        // new that there is.
+        let needs_end =
+            self.until == Until::End || matches!(self.start, Start::Latest | Start::Time(_));
         let admin = self.client.admin();
         let status = match given {
             Some(_) if !needs_end => None,
@@ -186,6 +193,14 @@ impl ReaderBuilder {
         let start = match (&self.start, given, high_watermark) {
             (_, Some(offset), _) => offset,
             (Start::Latest, None, Some(end)) => end,
+            (Start::Time(ms), None, Some(end)) => {
+                let found = admin.offset_for_time(topic, partition, *ms).await?;
+                // What has come since does not count where the end is to be read to.
+                match self.until {
+                    Until::End => found.min(end),
+                    _ => found,
+                }
+            }
             (_, None, _) => log_start,
         };
         let end = match &self.until {
