@@ -23,6 +23,9 @@ const STATUS_LIMIT: Duration = Duration::from_secs(3);
 /// Leaders asked at a time.
 const ASKED_MAX: usize = 256;
 
+/// Most partitions that are named where the same is to be said of several.
+const NAMED_MAX: usize = 8;
+
 /// Subcommands of `baton topic`.
 #[derive(Debug, Subcommand)]
 pub enum TopicCommand {
@@ -282,17 +285,41 @@ async fn troubles(client: &Client, name: &str) -> BTreeMap<usize, String> {
     BTreeMap::new()
 }
 
+/// Partitions of which the same is to be said, in few words, and what: a broker that does not answer may
+/// be the trouble of thousands.
+fn by_reason<'a>(all: impl Iterator<Item = (usize, &'a str)>) -> Vec<(String, &'a str)> {
+    let mut partitions: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (index, why) in all {
+        partitions.entry(why).or_default().push(index);
+    }
+    let named = partitions.into_iter().map(|(why, indexes)| {
+        let first = indexes.iter().take(NAMED_MAX);
+        let mut named = list(first);
+        if let Some(more) = indexes
+            .len()
+            .checked_sub(NAMED_MAX)
+            .filter(|more| *more > 0)
+        {
+            named += &format!(" and {more} more");
+        }
+        (named, why)
+    });
+    named.collect()
+}
+
 async fn describe(client: &Client, name: &str, as_json: bool) -> anyhow::Result<()> {
     let topic = client.topic(name).await?;
     let (statuses, troubles) = tokio::join!(statuses(client, &topic), troubles(client, name));
     let statuses = statuses?;
-    for (index, why) in &troubles {
-        note!("{name}/{index}: {why}");
+    let told = troubles.iter().map(|(index, why)| (*index, why.as_str()));
+    for (partitions, why) in by_reason(told) {
+        note!("{name}/{partitions}: {why}");
     }
-    for (index, status) in statuses.iter().enumerate() {
-        if let Err(why) = status {
-            note!("the offsets of {name}/{index} are not known: {why}");
-        }
+    let unknown = statuses.iter().enumerate();
+    let unknown =
+        unknown.filter_map(|(index, status)| Some((index, status.as_ref().err()?.as_str())));
+    for (partitions, why) in by_reason(unknown) {
+        note!("the offsets of {name}/{partitions} are not known: {why}");
     }
     let partitions = topic.partitions.iter().zip(&statuses).enumerate();
     if as_json {
@@ -347,4 +374,21 @@ async fn describe(client: &Client, name: &str, as_json: bool) -> anyhow::Result<
         ],
         &rows,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_the_same_with_many_partitions_is_said_once() {
+        let many = (0..10).map(|index| (index, "broker 2 does not answer"));
+        let told = by_reason(many.chain([(11, "its disk is full")]));
+        let told: Vec<_> = told.iter().map(|(of, why)| (of.as_str(), *why)).collect();
+        let expected = [
+            ("0,1,2,3,4,5,6,7 and 2 more", "broker 2 does not answer"),
+            ("11", "its disk is full"),
+        ];
+        assert_eq!(told, expected);
+    }
 }
