@@ -1,6 +1,7 @@
 //! The life of a broker's process: start, end, connections, heartbeats.
 
 use baton_controller::session::ToController;
+use baton_protocol::admin::is_internal_topic;
 use baton_protocol::ids::{
     BrokerId, BrokerLife, DirectoryId, LeaderEpoch, ProcessId, TopicPartition,
 };
@@ -210,7 +211,10 @@ impl World {
         let driver = self.brokers[&id].driver(&partition);
         let leads = driver.is_some_and(|driver| driver.replica().leading().is_some());
         let quiet = self.schedule.now() >= QUIET_FROM;
-        if !self.expires || !leads || quiet || !self.random.chance(EXPIRING_PER_MILLE) {
+        let topic = self.controller.committed.topics.get(&partition.topic);
+        // Of what groups have to know nothing expires.
+        let internal = topic.is_some_and(|topic| is_internal_topic(&topic.name));
+        if !self.expires || internal || !leads || quiet || !self.random.chance(EXPIRING_PER_MILLE) {
             return;
         }
         let mut disk = self.brokers[&id].disk.lock();
