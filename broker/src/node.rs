@@ -52,19 +52,39 @@ pub fn run_until(
     let system = System::new();
     let workers = Workers::start(config.broker.threads);
     let deciding = OwnArbiter::start();
-    let result = system.block_on(serve(config, &workers, &deciding, told_to_end));
+    let coordinating = OwnArbiter::start();
+    let threads = Threads {
+        workers: &workers,
+        deciding: &deciding,
+        coordinating: &coordinating,
+    };
+    let result = system.block_on(serve(config, threads, told_to_end));
     workers.end();
     deciding.end();
+    coordinating.end();
     System::current().stop();
     result
 }
 
+/// Where actors live.
+struct Threads<'a> {
+    workers: &'a Workers,
+    /// The controller's.
+    deciding: &'a OwnArbiter,
+    /// That of the coordinators of groups.
+    coordinating: &'a OwnArbiter,
+}
+
 async fn serve(
     config: Config,
-    workers: &Workers,
-    deciding: &OwnArbiter,
+    threads: Threads<'_>,
     told_to_end: impl Future<Output = anyhow::Result<()>>,
 ) -> anyhow::Result<()> {
+    let Threads {
+        workers,
+        deciding,
+        coordinating,
+    } = threads;
     let broker = config.broker_id();
     let directory = Arc::new(DataDir::open(&config.broker.data_dir, broker)?);
     os_limits::check(directory.path(), config.limits.connections_max)?;
@@ -118,7 +138,14 @@ async fn serve(
         clock,
         retention_check_interval_ms: shared.config.log.retention_check_interval_ms,
     };
-    let router = Router::new(shared.clone(), around, directory.clone(), workers.clone()).start();
+    let router = Router::new(
+        shared.clone(),
+        around,
+        directory.clone(),
+        workers.clone(),
+        coordinating.handle(),
+    );
+    let router = router.start();
     let controller_config = baton_controller::core::Config {
         session_timeout_ms: shared.config.cluster.session_timeout_ms,
         fresh_cluster_id: ClusterId(uuid::Uuid::new_v4()),

@@ -1,5 +1,6 @@
 //! The coordinator of the groups of one partition: a mailbox, a timer and the log around the host,
-//! which decides what to do. Lives beside its partition's actor, on the same thread.
+//! which decides what to do. All of a broker's live on one thread of their own: what a change of a large
+//! group takes is nothing that a partition or a connection should wait for.
 
 use std::collections::HashMap;
 use std::sync::Arc;

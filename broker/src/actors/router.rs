@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, ResponseFuture};
+use actix::{Actor, Addr, ArbiterHandle, AsyncContext, Context, Handler, Message, ResponseFuture};
 use baton_controller::state::ClusterState;
 use baton_protocol::error::{ErrorCode, WireError};
 use baton_protocol::groups::GROUPS_TOPIC;
@@ -51,6 +51,8 @@ pub struct Router {
     around: Surroundings,
     /// Threads that replicas live on.
     workers: Workers,
+    /// The thread that coordinators of groups live on.
+    coordinating: ArbiterHandle,
     directory: Arc<DataDir>,
     data_dir: PathBuf,
     state: Option<ClusterState>,
@@ -156,18 +158,21 @@ struct Opened {
 struct PutAway(TopicPartition);
 
 impl Router {
-    /// The router of this broker; replicas are spread over `workers`.
+    /// The router of this broker; replicas are spread over `workers`, their groups are coordinated
+    /// on the thread of `coordinating`.
     pub fn new(
         shared: Arc<Shared>,
         around: Surroundings,
         directory: Arc<DataDir>,
         workers: Workers,
+        coordinating: ArbiterHandle,
     ) -> Self {
         let data_dir = shared.config.broker.data_dir.clone();
         Router {
             shared,
             around,
             workers,
+            coordinating,
             directory,
             data_dir,
             state: None,
@@ -518,7 +523,7 @@ impl Router {
         let coordinator = is_of_groups.then(|| {
             let shared = self.shared.clone();
             let (owner, reader) = (actor.clone(), reader.clone());
-            Coordinator::start_in_arbiter(&worker.arbiter, move |_| {
+            Coordinator::start_in_arbiter(&self.coordinating, move |_| {
                 Coordinator::new(partition, shared, owner, reader, lead_changes)
             })
         });

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use baton_client::{Client, PolicyChanges, TopicPolicy, TopicSettings};
+use baton_protocol::admin::is_internal_topic;
 use baton_protocol::client::PartitionStatus;
 use baton_protocol::ids::{Offset, PartitionIndex};
 use baton_protocol::metadata::{Flush, TopicRecord};
@@ -69,7 +70,11 @@ pub enum TopicCommand {
         policy: PolicyArgs,
     },
     /// List the topics.
-    List,
+    List {
+        /// Those of Baton's own, too: `__groups` keeps consumer groups.
+        #[arg(long)]
+        internal: bool,
+    },
     /// Show a topic's partitions: leaders, in-sync sets, offsets, and the id under which a
     /// partition stands in log lines and in a broker's data directory (topics/ID). A leader that
     /// does not answer within 3 s leaves its offsets open; why is said on standard error.
@@ -175,7 +180,7 @@ pub fn run(command: &TopicCommand, global: &Global) -> anyhow::Result<()> {
                     kept(&config.policy)
                 )
             }
-            TopicCommand::List => list_topics(&client, global.json),
+            TopicCommand::List { internal } => list_topics(&client, *internal, global.json),
             TopicCommand::Describe {
                 name,
                 settings: true,
@@ -199,13 +204,15 @@ fn followers(number: u32) -> String {
     count(number, "synchronous follower", "synchronous followers")
 }
 
-fn list_topics(client: &Client, as_json: bool) -> anyhow::Result<()> {
+fn list_topics(client: &Client, internal: bool, as_json: bool) -> anyhow::Result<()> {
     let view = client.view();
+    let topics = view.topics.iter();
+    let shown = topics.filter(|(name, _)| internal || !is_internal_topic(name));
+    let topics: BTreeMap<&String, &TopicRecord> = shown.collect();
     if as_json {
-        return print_json(&view.topics);
+        return print_json(&topics);
     }
-    let rows: Vec<Vec<String>> = view
-        .topics
+    let rows: Vec<Vec<String>> = topics
         .values()
         .map(|topic| {
             vec![

@@ -13,7 +13,7 @@ use baton_protocol::batch::BatchBuilder;
 use baton_protocol::client::{Acks, RequestBody};
 use baton_protocol::error::ErrorCode;
 use baton_protocol::groups::{Commit, GROUPS_TOPIC, GroupPhase, GroupRequest, GroupResponse};
-use baton_protocol::ids::{Offset, PartitionIndex, TopicId, TopicPartition};
+use baton_protocol::ids::{BrokerId, Offset, PartitionIndex, TopicId, TopicPartition};
 use rustix::process::Signal;
 use tokio::time::{sleep, timeout};
 
@@ -77,6 +77,7 @@ async fn watch(client: Client, acknowledged: Acknowledged, stop: Arc<AtomicBool>
 enum Fault {
     Kill,
     Freeze,
+    HandOver,
 }
 
 async fn survive(faults: &[Fault]) {
@@ -115,6 +116,13 @@ async fn survive(faults: &[Fault]) {
                 sleep(Duration::from_millis(500)).await;
                 cluster.signal(leader, Signal::CONT);
             }
+            Fault::HandOver => {
+                let to = BrokerId(leader % 3 + 1);
+                let admin = client.admin();
+                let handed = admin.hand_over(GROUPS_TOPIC, partition, to).await;
+                handed.expect("begun");
+                passed_on(&client, GROUPS_TOPIC, partition.0, epoch).await;
+            }
         }
         // The members are known, with what they have: nobody has to join anew.
         for member in &mut members {
@@ -143,8 +151,8 @@ async fn a_killed_coordinator_forgets_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_frozen_coordinator_forgets_nothing() {
-    survive(&[Fault::Freeze, Fault::Kill]).await;
+async fn a_coordinator_that_is_frozen_or_relieved_forgets_nothing() {
+    survive(&[Fault::Freeze, Fault::HandOver, Fault::Kill]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -296,6 +304,14 @@ async fn the_internal_topic_is_made_on_demand_and_left_to_the_brokers() {
         read += 1;
     }
     assert_eq!(read, 2, "a group and an offset");
+    for (args, shown) in [
+        (&["topic", "list"][..], false),
+        (&["topic", "list", "--internal"][..], true),
+    ] {
+        let listed = cluster.run(args).stdout;
+        let listed = String::from_utf8(listed).expect("text");
+        assert!(listed.contains(TOPIC) && listed.contains(GROUPS_TOPIC) == shown);
+    }
     drop((producer, reader, client));
     cluster.end();
 }
