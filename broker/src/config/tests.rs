@@ -206,6 +206,29 @@ fn values_that_do_not_go_together_are_refused() {
     );
     let beat = refusal("[cluster]\nheartbeat_interval_ms = 500\n", &[], &[]);
     assert!(beat.contains("at least three times"), "{beat}");
+    let sessions = "[groups]\nsession_timeout_min_ms = 2000\nsession_timeout_max_ms = 1000\n";
+    let sessions = refusal(sessions, &[], &[]);
+    assert!(
+        sessions.contains("at least groups.session_timeout_min_ms, which is 2000"),
+        "{sessions}"
+    );
+}
+
+#[test]
+fn the_records_of_groups_fit_what_can_be_stored() {
+    let mut config = Config::default();
+    assert_eq!(config.group_batch_bytes_max(), 16 << 20);
+    config.log.segment_bytes_max = 64 << 10;
+    config.limits.message_bytes_max = 1 << 10;
+    assert_eq!(config.group_batch_bytes_max(), 32 << 10);
+    let coordinator = config.coordinator();
+    assert_eq!(coordinator.member_bytes_max, 16 << 10);
+    // An offset with the longest text that may be kept with it, and its group's name.
+    assert!(coordinator.metadata_bytes_max + 1_024 < 32 << 10);
+    config.limits.message_bytes_max = 60 << 10;
+    assert_eq!(config.group_batch_bytes_max(), 60 << 10);
+    config.groups.heartbeat_interval_ms = 100;
+    assert_eq!(config.coordinator().heartbeat_rebalance_ms, 100);
 }
 
 #[test]

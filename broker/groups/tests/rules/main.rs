@@ -12,4 +12,5 @@ mod host;
 mod rng;
 mod script;
 mod scripts;
+mod size;
 mod trace;
