@@ -1,11 +1,15 @@
 //! Has the internal topic of groups made, when the first request about a group comes.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use baton_protocol::admin::AdminRequest;
 use baton_protocol::error::{ErrorCode, WireError};
 
 use crate::shared::Shared;
+
+/// Pause after a refusal.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(250);
 
 /// Replicas of the topic, where there are as many brokers.
 const REPLICAS: usize = 3;
@@ -38,12 +42,17 @@ impl GroupsTopic {
         WireError::new(ErrorCode::NotCoordinator, text)
     }
 
-    fn answered(&self, refused: Option<WireError>) {
+    /// Notes why it was refused, if it was. Whether that is news.
+    fn answered(&self, refused: Option<WireError>) -> bool {
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        *asked = Asked {
-            under_way: false,
-            refused,
-        };
+        let is_news = asked.refused != refused;
+        asked.refused = refused;
+        is_news
+    }
+
+    fn may_ask_again(&self) {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.under_way = false;
     }
 }
 
@@ -59,12 +68,20 @@ async fn make(shared: Arc<Shared>) {
         }
         // Another broker was asked for it, too.
         Err(error) if error.code == ErrorCode::TopicExists => None,
-        Err(error) => {
-            tracing::warn!(%error, "the topic of consumer groups cannot be made");
-            Some(error)
-        }
+        Err(error) => Some(error),
     };
-    shared.groups_topic.answered(refused);
+    let was_refused = refused.is_some();
+    let why = refused.as_ref().map(ToString::to_string);
+    if shared.groups_topic.answered(refused)
+        && let Some(why) = why
+    {
+        tracing::warn!(why, "the topic of consumer groups cannot be made");
+    }
+    if was_refused {
+        // Consumers come again and again, and the controller would be asked each time.
+        tokio::time::sleep(ASK_AGAIN_AFTER).await;
+    }
+    shared.groups_topic.may_ask_again();
 }
 
 /// As many as there are brokers, up to three. Those that are to keep the metadata are reckoned with
