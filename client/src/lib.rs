@@ -34,6 +34,7 @@ mod attempts;
 mod backoff;
 mod builder;
 mod client;
+mod consumer;
 mod connection;
 mod error;
 mod metadata;

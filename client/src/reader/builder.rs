@@ -124,6 +124,7 @@ impl ReaderBuilder {
     /// request timeout. A start outside the log shows with the first record.
     pub async fn build(self) -> Result<Reader> {
         let topic = self.client.topic(&self.topic).await?;
+        let topic_id = topic.id;
         let partitions = self.chosen(&topic)?;
         let credit_bytes = self.credit_bytes / (partitions.len() as u64).max(1);
         let builder = &self;
@@ -152,6 +153,7 @@ impl ReaderBuilder {
         }
         Ok(Reader {
             topic: self.topic,
+            topic_id,
             streams,
         })
     }

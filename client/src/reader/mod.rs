@@ -9,14 +9,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use baton_protocol::ids::{Offset, PartitionIndex};
+use baton_protocol::ids::{Offset, PartitionIndex, TopicId, TopicPartition};
 use futures_core::Stream;
 
 pub use self::builder::{ReaderBuilder, Start, Until};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::Message;
-use crate::streaming::Streams;
+use crate::streaming::{Reached, Streams};
 
 /// Reads a topic, each partition in order, each record once. Follows the leaders wherever they go.
 ///
@@ -31,6 +31,7 @@ use crate::streaming::Streams;
 /// ([`Reader::position`]) when it was given out.
 pub struct Reader {
     topic: Arc<str>,
+    topic_id: TopicId,
     streams: Streams,
 }
 
@@ -45,6 +46,13 @@ pub struct Progress {
 }
 
 impl Progress {
+    pub(crate) fn new(reached: Reached) -> Progress {
+        Progress {
+            position: reached.position,
+            high_watermark: reached.high_watermark,
+        }
+    }
+
     /// How far the position lies behind the high watermark: no less than the records that are left.
     /// It can be more, since a log has entries that are not for consumers (each reign of a leader
     /// begins with one) and gaps.
@@ -109,7 +117,7 @@ impl Reader {
     /// [`ErrorKind::UnknownPartition`] for a partition that this reader does not read.
     pub fn seek(&mut self, partition: impl Into<PartitionIndex>, offset: Offset) -> Result<()> {
         let partition = partition.into();
-        let is_read = self.streams.seek(partition, offset);
+        let is_read = self.streams.seek(self.id(partition), offset);
         self.check(is_read, partition)
     }
 
@@ -121,7 +129,7 @@ impl Reader {
     /// it are paused.
     pub fn pause(&mut self, partitions: impl IntoIterator<Item = u32>) -> Result<()> {
         for partition in partitions.into_iter().map(PartitionIndex) {
-            let is_read = self.streams.pause(partition);
+            let is_read = self.streams.pause(self.id(partition));
             self.check(is_read, partition)?;
         }
         Ok(())
@@ -133,10 +141,17 @@ impl Reader {
     /// As for [`Reader::pause`].
     pub fn resume(&mut self, partitions: impl IntoIterator<Item = u32>) -> Result<()> {
         for partition in partitions.into_iter().map(PartitionIndex) {
-            let is_read = self.streams.resume(partition);
+            let is_read = self.streams.resume(self.id(partition));
             self.check(is_read, partition)?;
         }
         Ok(())
+    }
+
+    fn id(&self, partition: PartitionIndex) -> TopicPartition {
+        TopicPartition {
+            topic: self.topic_id,
+            partition,
+        }
     }
 
     fn check(&self, is_read: bool, partition: PartitionIndex) -> Result<()> {
@@ -151,7 +166,7 @@ impl Reader {
     /// partition that this reader does not read. Kept with what became of the records, it is where
     /// to go on: [`Start::Offsets`].
     pub fn position(&self, partition: impl Into<PartitionIndex>) -> Option<Offset> {
-        self.streams.position(partition.into())
+        self.streams.position(self.id(partition.into()))
     }
 
     /// The positions of all partitions.
@@ -168,13 +183,7 @@ impl Reader {
     pub fn progress(&self) -> BTreeMap<PartitionIndex, Progress> {
         let known = self.streams.progress().into_iter();
         known
-            .map(|(partition, (position, high_watermark))| {
-                let progress = Progress {
-                    position,
-                    high_watermark,
-                };
-                (partition, progress)
-            })
+            .map(|(id, reached)| (id.partition, Progress::new(reached)))
             .collect()
     }
 

@@ -14,6 +14,8 @@ pub(super) struct Cursor {
     pub slot: usize,
     /// The offset of the next record that is wanted.
     pub position: Offset,
+    /// The leader epoch of the batch that records are, or were last, taken from.
+    pub epoch: LeaderEpoch,
     /// Bytes that came, which are credit once all is taken.
     pub bytes: u64,
     place: Place,
@@ -42,6 +44,7 @@ impl Cursor {
         Cursor {
             slot,
             position,
+            epoch: LeaderEpoch::NONE,
             bytes: entries.len() as u64,
             place,
             end,
@@ -99,6 +102,7 @@ impl Cursor {
             return Ok(true);
         }
         self.batch = Some(open(&batch, &header, expanded_bytes_max)?);
+        self.epoch = header.leader_epoch();
         Ok(true)
     }
 

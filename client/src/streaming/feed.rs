@@ -31,6 +31,8 @@ const PAUSE_MAX: Duration = Duration::from_millis(200);
 pub(super) enum Command {
     /// So many bytes were taken: as many more may come.
     Taken(u64),
+    /// So many bytes may wait from now on.
+    Share(u64),
     /// Go on at another offset; what is handed on from now on bears this number.
     Seek(Offset, u64),
 }
@@ -44,6 +46,8 @@ pub(super) struct Feed {
     /// The offset after the last entry that was handed on.
     position: Offset,
     credit_bytes: u64,
+    /// Bytes that may come, or wait, beyond what may wait: as many are not given again.
+    overdrawn_bytes: u64,
     /// Bytes that were handed on and not taken yet.
     waiting_bytes: u64,
     commands: mpsc::UnboundedReceiver<Command>,
@@ -84,6 +88,7 @@ impl Feed {
             generation: 0,
             position,
             credit_bytes,
+            overdrawn_bytes: 0,
             waiting_bytes,
             commands,
             deliver,
@@ -161,13 +166,15 @@ impl Feed {
             tokio::select! {
                 biased;
                 command = self.commands.recv() => match command {
-                    Some(Command::Taken(bytes)) => {
-                        self.waiting_bytes = self.waiting_bytes.saturating_sub(bytes);
-                        give_credit(&connection, &subscription, bytes)?;
-                    }
-                    Some(seek @ Command::Seek(..)) => {
-                        self.obey(seek);
-                        return Ok(Over::Sought);
+                    Some(command) => {
+                        let is_seek = matches!(command, Command::Seek(..));
+                        let bytes = self.obey(command);
+                        if is_seek {
+                            return Ok(Over::Sought);
+                        }
+                        if bytes > 0 {
+                            give_credit(&connection, &subscription, bytes)?;
+                        }
                     }
                     None => return Ok(Over::Gone),
                 },
@@ -194,19 +201,34 @@ impl Feed {
         }
     }
 
-    fn obey(&mut self, command: Command) {
+    /// How many more bytes may come by it.
+    fn obey(&mut self, command: Command) -> u64 {
         match command {
             Command::Taken(bytes) => {
                 self.waiting_bytes = self.waiting_bytes.saturating_sub(bytes);
+                let kept = bytes.min(self.overdrawn_bytes);
+                self.overdrawn_bytes -= kept;
+                bytes - kept
+            }
+            Command::Share(bytes) => {
+                let (more, less) = (
+                    bytes.saturating_sub(self.credit_bytes),
+                    self.credit_bytes.saturating_sub(bytes),
+                );
+                self.credit_bytes = bytes;
+                let kept = more.min(self.overdrawn_bytes);
+                self.overdrawn_bytes = self.overdrawn_bytes - kept + less;
+                more - kept
             }
             Command::Seek(offset, generation) => {
                 self.position = offset;
                 self.generation = generation;
+                0
             }
         }
     }
 
-    async fn subscribe(&self, connection: &Connection, to: &Subscription) -> Result<()> {
+    async fn subscribe(&mut self, connection: &Connection, to: &Subscription) -> Result<()> {
         let subscribe = RequestBody::Subscribe {
             subscription: to.number,
             topic: self.place.id.topic,
@@ -215,6 +237,7 @@ impl Feed {
             // What waits to be taken takes from what may come.
             credit_bytes: self.credit_bytes.saturating_sub(self.waiting_bytes),
         };
+        self.overdrawn_bytes = self.waiting_bytes.saturating_sub(self.credit_bytes);
         let limit = self.client.inner.config.connect_timeout;
         match connection.ask(subscribe, limit).await {
             Ok(ResponseBody::Subscribed { high_watermark, .. }) => {

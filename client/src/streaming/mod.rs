@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use baton_protocol::batch::EXPANDED_BYTES_MAX;
-use baton_protocol::ids::{Offset, PartitionIndex, TopicId, TopicPartition};
+use baton_protocol::ids::{LeaderEpoch, Offset, PartitionIndex, TopicId, TopicPartition};
 use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -57,12 +57,25 @@ pub(crate) struct Source {
     pub credit_bytes: u64,
 }
 
+/// How far a partition has been read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reached {
+    /// The offset of the next record.
+    pub position: Offset,
+    /// The leader epoch of the last record; none before there was one.
+    pub epoch: LeaderEpoch,
+    /// The high watermark, as far as it is known.
+    pub high_watermark: Offset,
+}
+
 /// Streams of several partitions.
 pub(crate) struct Streams {
     client: Client,
     runtime: Handle,
     expanded_bytes_max: usize,
-    partitions: Vec<Partition>,
+    /// By slot: the number that a partition's deliveries bear. None is used twice.
+    partitions: BTreeMap<usize, Partition>,
+    next_slot: usize,
     deliver: mpsc::UnboundedSender<Delivery>,
     delivered: mpsc::UnboundedReceiver<Delivery>,
     /// What was set aside while its partition was paused, and is not any more.
@@ -81,7 +94,8 @@ impl Streams {
             client,
             runtime: Handle::current(),
             expanded_bytes_max,
-            partitions: Vec::new(),
+            partitions: BTreeMap::new(),
+            next_slot: 0,
             deliver,
             delivered,
             replay: VecDeque::new(),
@@ -92,14 +106,38 @@ impl Streams {
 
     /// Begins to stream from a partition.
     pub fn add(&mut self, source: Source) {
-        let slot = self.partitions.len();
+        let slot = self.next_slot;
+        self.next_slot += 1;
         let (partition, feed) = Partition::new(&self.client, slot, source, self.deliver.clone());
-        self.partitions.push(partition);
+        self.partitions.insert(slot, partition);
         self.start(slot, feed);
     }
 
+    /// Ends with a partition: what has come of it and was not taken is dropped. False if the partition
+    /// is none of these.
+    pub fn remove(&mut self, wanted: TopicPartition) -> bool {
+        let Some(slot) = self.slot(wanted) else {
+            return false;
+        };
+        self.current.take_if(|cursor| cursor.slot == slot);
+        self.replay.retain(|cursor| cursor.slot != slot);
+        if let Some(mut partition) = self.partitions.remove(&slot) {
+            partition.stop();
+        }
+        true
+    }
+
+    /// Lets so many bytes of each partition wait from now on.
+    pub fn share_credit(&mut self, credit_bytes: u64) {
+        for partition in self.partitions.values_mut() {
+            partition.share_credit(credit_bytes);
+        }
+    }
+
     fn start(&mut self, slot: usize, feed: Feed) {
-        let partition = &mut self.partitions[slot];
+        let Some(partition) = self.partitions.get_mut(&slot) else {
+            return;
+        };
         if partition.is_at_end() {
             partition.finish();
         } else {
@@ -146,7 +184,7 @@ impl Streams {
                 self.current = Some(cursor);
                 continue;
             }
-            if !self.partitions.iter().any(Partition::can_go_on) {
+            if !self.partitions.values().any(Partition::can_go_on) {
                 return Poll::Ready(None);
             }
             match self.delivered.poll_recv(context) {
@@ -171,7 +209,9 @@ impl Streams {
             Some(Err(error)) => {
                 let slot = cursor.slot;
                 self.put_down();
-                self.partitions[slot].fail();
+                if let Some(partition) = self.partitions.get_mut(&slot) {
+                    partition.fail();
+                }
                 Some(Err(error))
             }
             None => {
@@ -183,9 +223,11 @@ impl Streams {
 
     /// What was being taken is used up, or is not wanted any more.
     fn put_down(&mut self) {
-        if let Some(cursor) = self.current.take() {
-            let partition = &mut self.partitions[cursor.slot];
+        if let Some(cursor) = self.current.take()
+            && let Some(partition) = self.partitions.get_mut(&cursor.slot)
+        {
             partition.position = cursor.position;
+            partition.epoch = cursor.epoch.max(partition.epoch);
             partition.give_back(cursor.bytes);
             if partition.is_at_end() {
                 partition.finish();
@@ -194,7 +236,8 @@ impl Streams {
     }
 
     fn take_in(&mut self, delivery: Delivery) -> Option<Error> {
-        let partition = &mut self.partitions[delivery.slot];
+        // Of a partition that was removed.
+        let partition = self.partitions.get_mut(&delivery.slot)?;
         let is_wanted = delivery.generation == partition.generation && !partition.is_over();
         match delivery.content {
             Content::Entries(bytes) if is_wanted => {
@@ -217,14 +260,15 @@ impl Streams {
         }
     }
 
-    fn slot(&self, wanted: PartitionIndex) -> Option<usize> {
+    fn slot(&self, wanted: TopicPartition) -> Option<usize> {
         let mut partitions = self.partitions.iter();
-        partitions.position(|partition| partition.place.id.partition == wanted)
+        let found = partitions.find(|(_, partition)| partition.place.id == wanted);
+        found.map(|(slot, _)| *slot)
     }
 
     /// Goes on at another offset; also after a failure, or the end. False if the partition is none
     /// of these.
-    pub fn seek(&mut self, wanted: PartitionIndex, offset: Offset) -> bool {
+    pub fn seek(&mut self, wanted: TopicPartition, offset: Offset) -> bool {
         let Some(slot) = self.slot(wanted) else {
             return false;
         };
@@ -235,7 +279,9 @@ impl Streams {
             .into_iter()
             .partition(|cursor| cursor.slot != slot);
         self.replay = replay;
-        let partition = &mut self.partitions[slot];
+        let Some(partition) = self.partitions.get_mut(&slot) else {
+            return false;
+        };
         for cursor in aside
             .into_iter()
             .chain(std::mem::take(&mut partition.aside))
@@ -244,19 +290,21 @@ impl Streams {
         }
         if let Some(feed) = partition.seek(&self.client, slot, offset, &self.deliver) {
             self.start(slot, feed);
-        } else if self.partitions[slot].is_at_end() {
-            self.partitions[slot].finish();
+        } else if partition.is_at_end() {
+            partition.finish();
         }
         true
     }
 
     /// Delivers nothing of a partition until it is resumed. What has come of it stays, within its
     /// credit. False if the partition is none of these.
-    pub fn pause(&mut self, wanted: PartitionIndex) -> bool {
+    pub fn pause(&mut self, wanted: TopicPartition) -> bool {
         let Some(slot) = self.slot(wanted) else {
             return false;
         };
-        let partition = &mut self.partitions[slot];
+        let Some(partition) = self.partitions.get_mut(&slot) else {
+            return false;
+        };
         if partition.is_paused {
             return true;
         }
@@ -273,50 +321,56 @@ impl Streams {
     }
 
     /// Goes on with a partition that was paused. False if the partition is none of these.
-    pub fn resume(&mut self, wanted: PartitionIndex) -> bool {
+    pub fn resume(&mut self, wanted: TopicPartition) -> bool {
         let Some(slot) = self.slot(wanted) else {
             return false;
         };
-        let partition = &mut self.partitions[slot];
+        let Some(partition) = self.partitions.get_mut(&slot) else {
+            return false;
+        };
         partition.is_paused = false;
         self.replay.extend(partition.aside.drain(..));
         true
     }
 
     /// The offset of the next record of a partition; of the next that there is, after a gap.
-    pub fn position(&self, wanted: PartitionIndex) -> Option<Offset> {
-        self.slot(wanted).map(|slot| self.position_of(slot))
+    pub fn position(&self, wanted: TopicPartition) -> Option<Offset> {
+        let slot = self.slot(wanted)?;
+        Some(self.reached(slot, self.partitions.get(&slot)?).position)
     }
 
-    fn position_of(&self, slot: usize) -> Offset {
+    fn reached(&self, slot: usize, partition: &Partition) -> Reached {
         let current = self.current.as_ref().filter(|cursor| cursor.slot == slot);
-        let aside = self.partitions[slot].aside.front();
+        let aside = partition.aside.front();
         let replay = || self.replay.iter().find(|cursor| cursor.slot == slot);
         let begun = current.or(aside).or_else(replay);
-        begun.map_or(self.partitions[slot].position, |cursor| cursor.position)
+        let position = begun.map_or(partition.position, |cursor| cursor.position);
+        let epoch = begun.map_or(partition.epoch, |cursor| cursor.epoch.max(partition.epoch));
+        let high_watermark = partition.high_watermark().max(position);
+        Reached {
+            position,
+            epoch,
+            high_watermark,
+        }
     }
 
-    /// Position and high watermark of every partition, as far as the client knows.
-    pub fn progress(&self) -> BTreeMap<PartitionIndex, (Offset, Offset)> {
-        let partitions = self.partitions.iter().enumerate();
+    /// How far every partition has been read, as far as the client knows.
+    pub fn progress(&self) -> BTreeMap<TopicPartition, Reached> {
+        let partitions = self.partitions.iter();
         partitions
-            .map(|(slot, partition)| {
-                let position = self.position_of(slot);
-                let high_watermark = partition.high_watermark().max(position);
-                (partition.place.id.partition, (position, high_watermark))
-            })
+            .map(|(slot, partition)| (partition.place.id, self.reached(*slot, partition)))
             .collect()
     }
 
     /// Bytes that have come and wait to be taken.
     pub fn waiting_bytes(&self) -> u64 {
-        self.partitions.iter().map(Partition::waiting_bytes).sum()
+        self.partitions.values().map(Partition::waiting_bytes).sum()
     }
 }
 
 impl Drop for Streams {
     fn drop(&mut self) {
-        for partition in &mut self.partitions {
+        for partition in self.partitions.values_mut() {
             partition.stop();
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 
-use baton_protocol::ids::Offset;
+use baton_protocol::ids::{LeaderEpoch, Offset};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -28,6 +28,8 @@ pub(super) struct Partition {
     pub place: Place,
     /// The offset of the next record, unless a cursor is in the middle of its entries.
     pub position: Offset,
+    /// The leader epoch of the last record that was taken; none before one was.
+    pub epoch: LeaderEpoch,
     pub is_paused: bool,
     /// What came while it was paused.
     pub aside: VecDeque<Cursor>,
@@ -66,6 +68,7 @@ impl Partition {
         let partition = Partition {
             place: source.place,
             position: source.start,
+            epoch: LeaderEpoch::NONE,
             is_paused: false,
             aside: VecDeque::new(),
             generation: 0,
@@ -89,6 +92,15 @@ impl Partition {
         self.gauge.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
         // A feed that is gone needs no credit.
         drop(self.commands.send(Command::Taken(bytes)));
+    }
+
+    /// Lets so many bytes wait from now on.
+    pub fn share_credit(&mut self, credit_bytes: u64) {
+        if self.credit_bytes != credit_bytes {
+            self.credit_bytes = credit_bytes;
+            // A feed that is gone gets it with the next one.
+            drop(self.commands.send(Command::Share(credit_bytes)));
+        }
     }
 
     pub fn is_at_end(&self) -> bool {

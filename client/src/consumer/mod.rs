@@ -1,0 +1,3 @@
+//! Consuming as a member of a group.
+
+mod member;
