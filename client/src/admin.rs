@@ -58,7 +58,7 @@ pub struct TopicSettings {
 /// [`ErrorKind::OutcomeUnknown`] that it may have been, or may yet be; the text says where to look.
 #[derive(Clone)]
 pub struct Admin {
-    client: Client,
+    pub(crate) client: Client,
 }
 
 impl Admin {

@@ -16,7 +16,9 @@ use crate::attempts::Attempts;
 use crate::backoff::Backoff;
 use crate::builder::{ClientBuilder, ClientConfig};
 use crate::connection::{Connection, Greeting};
+use crate::consumer::ConsumerBuilder;
 use crate::error::{Error, ErrorKind, Result};
+use crate::groups::GroupOffsets;
 use crate::metadata::Metadata;
 use crate::place::Place;
 use crate::producer::ProducerBuilder;
@@ -107,6 +109,26 @@ impl Client {
     /// A reader's settings, to be changed before it is built.
     pub fn reader(&self, topic: impl Into<Arc<str>>) -> ReaderBuilder {
         ReaderBuilder::new(self.clone(), topic.into())
+    }
+
+    /// The settings of a consumer in this group, to be changed before it is built.
+    ///
+    /// ```no_run
+    /// # async fn example(client: baton_client::Client) -> baton_client::Result<()> {
+    /// let mut consumer = client.consumer("billing").subscribe(["orders"]).build().await?;
+    /// while let Some(message) = consumer.next_record().await {
+    ///     println!("{:?}", message?.value); // done when the next one is asked for
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn consumer(&self, group: impl Into<String>) -> ConsumerBuilder {
+        ConsumerBuilder::new(self.clone(), group.into())
+    }
+
+    /// The committed offsets of a group, for those who read without being a member.
+    pub fn offsets(&self, group: impl Into<String>) -> GroupOffsets {
+        GroupOffsets::new(self.clone(), group.into())
     }
 
     /// What operators ask of a cluster: topics, elections, handovers, health.

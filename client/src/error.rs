@@ -7,6 +7,7 @@ use baton_protocol::batch::BatchError;
 use baton_protocol::error::{ErrorCode, OffsetRange, WireError};
 use baton_protocol::ids::{Offset, PartitionIndex};
 
+use crate::partition::Partition;
 use crate::place::Place;
 
 /// What kind of error it is.
@@ -45,6 +46,8 @@ pub enum ErrorKind {
     InvalidConfig,
     /// A broker refused the request.
     Refused,
+    /// Offsets were not committed: those of [`Error::refused`], or all of them where that names none.
+    CommitRefused,
     /// The producer, reader or client was closed.
     Closed,
     /// What came from a broker makes no sense.
@@ -64,7 +67,24 @@ struct Inner {
     code: Option<ErrorCode>,
     topic: Option<Arc<str>>,
     partition: Option<PartitionIndex>,
+    refused: Vec<CommitRefusal>,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
+}
+
+/// A partition whose offset was not committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CommitRefusal {
+    /// The partition.
+    pub partition: Partition,
+    /// The offset that was to be committed.
+    pub offset: Offset,
+    /// The committed offset, as it stands; none if there is none.
+    pub committed: Option<Offset>,
+    /// Why, for programs.
+    pub code: ErrorCode,
+    /// Why, for people.
+    pub reason: String,
 }
 
 /// A result of the client.
@@ -78,6 +98,7 @@ impl Error {
             code: None,
             topic: None,
             partition: None,
+            refused: Vec::new(),
             source: None,
         };
         Error {
@@ -135,6 +156,23 @@ impl Error {
         self.change(|inner| inner.source = Some(Arc::new(source)))
     }
 
+    /// These offsets were not committed.
+    pub(crate) fn commit_refused(refused: Vec<CommitRefusal>) -> Self {
+        let each = refused.iter().map(|one| {
+            let committed = one.committed.map_or("none".to_owned(), |at| at.to_string());
+            format!(
+                "{} at {} (committed: {committed}): {}",
+                one.partition, one.offset, one.reason
+            )
+        });
+        let text = each.collect::<Vec<_>>().join("; ");
+        let error = Error::new(ErrorKind::CommitRefused, format!("not committed: {text}"));
+        error.change(|inner| {
+            inner.code = refused.first().map(|one| one.code);
+            inner.refused = refused;
+        })
+    }
+
     /// What kind of error it is.
     pub fn kind(&self) -> ErrorKind {
         self.inner.kind
@@ -145,6 +183,12 @@ impl Error {
         self.inner.code
     }
 
+    /// What the broker said, as it said it.
+    pub(crate) fn wire(&self) -> Option<WireError> {
+        let code = self.inner.code?;
+        Some(WireError::new(code, self.inner.message.clone()))
+    }
+
     /// The topic that it is about, if it is about one.
     pub fn topic(&self) -> Option<&str> {
         self.inner.topic.as_deref()
@@ -153,6 +197,13 @@ impl Error {
     /// The partition that it is about, if it is about one.
     pub fn partition(&self) -> Option<PartitionIndex> {
         self.inner.partition
+    }
+
+    /// The partitions whose offsets were not committed, with the reasons; those of the same commit that
+    /// are not named are committed. Empty where the commit was refused as a whole, and for errors of
+    /// other kinds.
+    pub fn refused(&self) -> &[CommitRefusal] {
+        &self.inner.refused
     }
 
     /// Whether the same request can succeed later, unchanged, and does no harm if the first one

@@ -34,10 +34,13 @@ mod attempts;
 mod backoff;
 mod builder;
 mod client;
-mod consumer;
 mod connection;
+mod consumer;
+mod coordinator;
 mod error;
+mod groups;
 mod metadata;
+mod partition;
 mod place;
 mod producer;
 mod reader;
@@ -48,12 +51,18 @@ pub use admin::{Admin, TopicSettings};
 pub use baton_protocol::batch::Codec as Compression;
 pub use baton_protocol::client::Acks;
 pub use baton_protocol::error::ErrorCode;
+pub use baton_protocol::groups::{
+    AssignedTopic, GroupDescription, GroupPhase, GroupSummary, MemberDescription, ResetTo,
+};
 pub use baton_protocol::ids::{LeaderEpoch, Offset, PartitionIndex};
 pub use baton_protocol::metadata::Flush;
 pub use baton_protocol::policy::{Limit, PolicyChanges, TopicPolicy};
 pub use builder::ClientBuilder;
 pub use client::Client;
-pub use error::{Error, ErrorKind, Result};
+pub use consumer::{AutoCommit, Consumer, ConsumerBuilder, Event, OutOfRange};
+pub use error::{CommitRefusal, Error, ErrorKind, Result};
+pub use groups::{Committed, GroupOffsets, ResetPlan, ResetRow, ResetScope};
+pub use partition::Partition;
 pub use producer::{
     Ack, KeyHash, Partitioner, Producer, ProducerBuilder, TrySendError, partition_of_key,
 };

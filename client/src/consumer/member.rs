@@ -12,7 +12,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use baton_protocol::error::{ErrorCode, WireError};
-use baton_protocol::groups::{AssignedTopic, GroupRequest, Heartbeat, HeartbeatAnswer, Subscription};
+use baton_protocol::groups::{
+    AssignedTopic, GroupRequest, Heartbeat, HeartbeatAnswer, Subscription,
+};
 use baton_protocol::ids::{GroupEpoch, MemberId, Tick, TopicPartition};
 
 /// Pause before what failed and can be retried is tried again.

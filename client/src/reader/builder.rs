@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use baton_protocol::batch::EXPANDED_BYTES_MAX;
-use baton_protocol::ids::{Offset, PartitionIndex, TopicPartition};
+use baton_protocol::ids::{Offset, PartitionIndex, TopicId, TopicPartition};
 use baton_protocol::metadata::TopicRecord;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
@@ -38,6 +38,9 @@ pub enum Start {
     /// 1970; where all are older, at the next record that comes. Timestamps need not rise with offsets:
     /// records that follow may be older.
     Time(i64),
+    /// Where this group has come to, by what it has committed ([`Client::offsets`]). A partition that it
+    /// has committed nothing of is begun at the first offset there is.
+    Committed(String),
 }
 
 /// Where reading ends.
@@ -126,16 +129,18 @@ impl ReaderBuilder {
         let topic = self.client.topic(&self.topic).await?;
         let topic_id = topic.id;
         let partitions = self.chosen(&topic)?;
+        let committed = self.committed(topic_id).await?;
         let credit_bytes = self.credit_bytes / (partitions.len() as u64).max(1);
         let builder = &self;
-        let topic = &topic;
+        let (topic, committed) = (&topic, &committed);
         let sources: Vec<Source> = stream::iter(partitions)
             .map(|partition| async move {
-                let (start, end) = builder.bounds(topic, partition).await?;
                 let id = TopicPartition {
                     topic: topic.id,
                     partition,
                 };
+                let committed = committed.get(&id).copied();
+                let (start, end) = builder.bounds(topic, partition, committed).await?;
                 let topic = builder.topic.clone();
                 Ok::<_, Error>(Source {
                     place: Place { topic, id },
@@ -158,6 +163,17 @@ impl ReaderBuilder {
         })
     }
 
+    /// Where the group has come to, if that is where to begin.
+    async fn committed(&self, topic: TopicId) -> Result<BTreeMap<TopicPartition, Offset>> {
+        match &self.start {
+            Start::Committed(group) => {
+                let offsets = self.client.offsets(group.clone());
+                offsets.of_topic(topic).await
+            }
+            _ => Ok(BTreeMap::new()),
+        }
+    }
+
     fn chosen(&self, topic: &TopicRecord) -> Result<Vec<PartitionIndex>> {
         let count = topic.partitions.len() as u32;
         let Some(chosen) = &self.partitions else {
@@ -175,10 +191,12 @@ impl ReaderBuilder {
         &self,
         topic: &TopicRecord,
         partition: PartitionIndex,
+        committed: Option<Offset>,
     ) -> Result<(Offset, Option<Offset>)> {
         let given = match &self.start {
             Start::Offset(offset) => Some(*offset),
             Start::Offsets(offsets) => offsets.get(&partition).copied(),
+            Start::Committed(_) => committed,
             Start::Earliest | Start::Latest | Start::Time(_) => None,
         };
         // Before a leader's watermark covers all that was ever acknowledged, it may know of nothing so

@@ -76,7 +76,11 @@ fn line(output: &Output) -> String {
         }
         Output::Send(GroupRequest::Leave {
             member, keep_seat, ..
-        }) => format!("leave {}{}", short(member), if *keep_seat { " kept" } else { "" }),
+        }) => format!(
+            "leave {}{}",
+            short(member),
+            if *keep_seat { " kept" } else { "" }
+        ),
         Output::Send(other) => format!("{other:?}"),
         Output::Assign(assignment) => {
             let numbers = assignment.partitions.keys();
@@ -129,7 +133,10 @@ fn joining_is_repeated_until_it_is_answered() {
     assert_eq!(script.at(1_100, Input::Tick), "join 1 v1");
     assert_eq!(script.at(1_200, refused(ErrorCode::NotCoordinator)), "");
     assert_eq!(script.at(1_300, Input::Tick), "join 1 v1");
-    assert_eq!(script.at(1_305, answer(3, Some(&[0]), None)), "have 1 e3 [0] <11300");
+    assert_eq!(
+        script.at(1_305, answer(3, Some(&[0]), None)),
+        "have 1 e3 [0] <11300"
+    );
     assert_eq!(script.member.wakes_at(), Some(Tick(2_300)));
 }
 
@@ -139,7 +146,10 @@ fn heartbeats_keep_the_session_from_when_they_were_sent() {
     assert_eq!(script.at(1_005, Input::Tick), "", "too early");
     assert_eq!(script.at(1_006, Input::Tick), "beat 1 e1");
     // The answer takes three seconds: they count as part of the session.
-    assert_eq!(script.at(4_000, answer(1, None, None)), "have 1 e1 [0,1,2] <11006; beat 1 e1");
+    assert_eq!(
+        script.at(4_000, answer(1, None, None)),
+        "have 1 e1 [0,1,2] <11006; beat 1 e1"
+    );
     assert_eq!(script.at(14_001, Input::Tick), "have 2 e0 []; join 2 v1");
 }
 
@@ -159,7 +169,10 @@ fn a_silent_coordinator_ends_the_session() {
 fn an_answer_after_the_session_is_no_answer() {
     let mut script = Script::joined(None);
     assert_eq!(script.at(1_006, Input::Tick), "beat 1 e1");
-    assert_eq!(script.at(10_006, answer(1, None, None)), "have 2 e0 []; join 2 v1");
+    assert_eq!(
+        script.at(10_006, answer(1, None, None)),
+        "have 2 e0 []; join 2 v1"
+    );
 }
 
 #[test]
@@ -176,8 +189,14 @@ fn what_is_taken_back_is_shown_once_it_was_given_up() {
         script.at(2_010, answer(2, Some(&[0, 1]), Some(29_000))),
         "have 1 e2 [0,1] <12006"
     );
-    assert_eq!(script.at(2_500, Input::Applied(1, GroupEpoch(2))), "beat 1 e2");
-    assert_eq!(script.at(2_510, answer(2, None, None)), "have 1 e2 [0,1] <12500");
+    assert_eq!(
+        script.at(2_500, Input::Applied(1, GroupEpoch(2))),
+        "beat 1 e2"
+    );
+    assert_eq!(
+        script.at(2_510, answer(2, None, None)),
+        "have 1 e2 [0,1] <12500"
+    );
 }
 
 #[test]
@@ -194,8 +213,15 @@ fn who_does_not_give_up_in_time_is_out() {
         script.at(2_010, answer(2, Some(&[0]), Some(5_000))),
         "have 1 e2 [0] <3006"
     );
-    assert_eq!(script.at(3_000, Input::Applied(1, GroupEpoch(2))), "beat 1 e2");
-    assert_eq!(script.at(3_006, Input::Tick), "have 2 e0 []; join 2 v1", "it was not answered");
+    assert_eq!(
+        script.at(3_000, Input::Applied(1, GroupEpoch(2))),
+        "beat 1 e2"
+    );
+    assert_eq!(
+        script.at(3_006, Input::Tick),
+        "have 2 e0 []; join 2 v1",
+        "it was not answered"
+    );
 }
 
 #[test]
@@ -203,8 +229,14 @@ fn an_answer_to_the_new_epoch_lifts_the_deadline() {
     let mut script = Script::joined(None);
     script.at(1_006, Input::Tick);
     script.at(1_010, answer(2, Some(&[0]), Some(2_000)));
-    assert_eq!(script.at(1_500, Input::Applied(1, GroupEpoch(2))), "beat 1 e2");
-    assert_eq!(script.at(1_510, answer(2, None, None)), "have 1 e2 [0] <11500");
+    assert_eq!(
+        script.at(1_500, Input::Applied(1, GroupEpoch(2))),
+        "beat 1 e2"
+    );
+    assert_eq!(
+        script.at(1_510, answer(2, None, None)),
+        "have 1 e2 [0] <11500"
+    );
 }
 
 #[test]
@@ -214,9 +246,20 @@ fn only_the_newest_epoch_of_this_membership_is_applied() {
     script.at(1_010, answer(2, Some(&[0]), Some(30_000)));
     script.at(2_006, Input::Tick);
     script.at(2_010, answer(3, Some(&[1]), Some(30_000)));
-    assert_eq!(script.at(2_020, Input::Applied(1, GroupEpoch(2))), "", "of an older epoch");
-    assert_eq!(script.at(2_020, Input::Applied(7, GroupEpoch(3))), "", "of another membership");
-    assert_eq!(script.at(2_020, Input::Applied(1, GroupEpoch(3))), "beat 1 e3");
+    assert_eq!(
+        script.at(2_020, Input::Applied(1, GroupEpoch(2))),
+        "",
+        "of an older epoch"
+    );
+    assert_eq!(
+        script.at(2_020, Input::Applied(7, GroupEpoch(3))),
+        "",
+        "of another membership"
+    );
+    assert_eq!(
+        script.at(2_020, Input::Applied(1, GroupEpoch(3))),
+        "beat 1 e3"
+    );
 }
 
 #[test]
@@ -271,7 +314,10 @@ fn other_topics_are_told_at_once_and_until_they_are_answered() {
     assert_eq!(script.at(1_200, Input::Tick), "beat 1 e1 v3");
     let expected = "have 1 e2 [] <11200";
     assert_eq!(script.at(1_210, answer(2, Some(&[]), None)), expected);
-    assert_eq!(script.at(1_220, Input::Applied(1, GroupEpoch(2))), "beat 1 e2");
+    assert_eq!(
+        script.at(1_220, Input::Applied(1, GroupEpoch(2))),
+        "beat 1 e2"
+    );
 }
 
 #[test]
@@ -313,15 +359,29 @@ fn a_seat_that_is_taken_is_waited_for() {
         script.at(10, refused(ErrorCode::InstanceInUse)),
         "refused InstanceInUse"
     );
-    assert_eq!(script.at(500, Input::Tick), "", "it is not asked for too often");
+    assert_eq!(
+        script.at(500, Input::Tick),
+        "",
+        "it is not asked for too often"
+    );
     assert_eq!(script.at(1_010, Input::Tick), "join 1 v1");
-    assert_eq!(script.at(1_020, answer(4, Some(&[2]), None)), "have 1 e4 [2] <11010");
+    assert_eq!(
+        script.at(1_020, answer(4, Some(&[2]), None)),
+        "have 1 e4 [2] <11010"
+    );
 }
 
 #[test]
 fn a_refusal_for_good_is_told() {
     let mut script = Script::new(None);
     script.at(0, Input::Tick);
-    assert_eq!(script.at(10, refused(ErrorCode::GroupLimit)), "refused GroupLimit");
-    assert_eq!(script.at(1_010, Input::Tick), "join 1 v1", "limits may be raised");
+    assert_eq!(
+        script.at(10, refused(ErrorCode::GroupLimit)),
+        "refused GroupLimit"
+    );
+    assert_eq!(
+        script.at(1_010, Input::Tick),
+        "join 1 v1",
+        "limits may be raised"
+    );
 }

@@ -1,0 +1,182 @@
+//! Where a partition that was assigned is consumed from: where its group has come to, or, where nothing
+//! is committed yet, where the consumer was told to begin.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use baton_protocol::groups::{
+    Commit, CommittedOffset, CommittingMember, GroupRequest, GroupResponse, OffsetCommit,
+};
+use baton_protocol::ids::{LeaderEpoch, Offset, TopicPartition};
+use baton_protocol::metadata::{ClusterView, TopicRecord};
+use futures_util::stream::{self, StreamExt};
+
+use super::commits::refused_as_a_whole;
+use super::mailbox::{Mailbox, Notice, Opened};
+use crate::ask::unexpected;
+use crate::client::Client;
+use crate::coordinator::given_up;
+use crate::error::{Error, Result};
+use crate::place::Place;
+use crate::reader::Start;
+
+/// Partitions that are looked after at the same time.
+const AT_ONCE: usize = 64;
+
+/// How long to wait for a cluster's view to show a topic, before looking again.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// Partitions that were taken up.
+pub(super) struct Opening {
+    pub client: Client,
+    pub group: Arc<str>,
+    pub member: CommittingMember,
+    /// Where to begin with a partition that nothing is committed of.
+    pub start: Start,
+    /// With the numbers that their notices bear.
+    pub partitions: Vec<(Place, u64)>,
+    pub mailbox: Arc<Mailbox>,
+}
+
+impl Opening {
+    /// Finds out for each partition, and leaves a notice. It tries for as long as it is let.
+    pub async fn run(self) {
+        let committed = match self.committed().await {
+            Ok(committed) => committed,
+            Err(error) => {
+                for (place, opening) in &self.partitions {
+                    self.tell(place, *opening, Err(error.clone().at(place)));
+                }
+                return;
+            }
+        };
+        let (this, committed) = (&self, &committed);
+        let partitions = self.partitions.clone();
+        let each = stream::iter(partitions).map(|(place, opening)| async move {
+            let start = this.start_of(&place, committed.get(&place.id)).await;
+            let start = start.map_err(|error| error.at(&place));
+            this.tell(&place, opening, start);
+        });
+        each.buffer_unordered(AT_ONCE).collect::<()>().await;
+    }
+
+    fn tell(&self, place: &Place, opening: u64, start: Result<Opened>) {
+        let at = place.id;
+        self.mailbox.note(Notice::Opened { at, opening, start });
+    }
+
+    async fn committed(&self) -> Result<BTreeMap<TopicPartition, Offset>> {
+        let limit = self.client.inner.config.request_timeout;
+        loop {
+            match fetch(&self.client, &self.group, limit).await {
+                Ok(offsets) => {
+                    let offsets = offsets.into_iter();
+                    return Ok(offsets.map(|one| (place_of(&one), one.offset)).collect());
+                }
+                Err(error) if error.is_retriable() => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn start_of(&self, place: &Place, committed: Option<&Offset>) -> Result<Opened> {
+        let topic = self.topic(place).await;
+        if let Some(committed) = committed {
+            return Ok(Opened {
+                start: *committed,
+                committed: Some(*committed),
+            });
+        }
+        let is_latest = self.start == Start::Latest;
+        let admin = self.client.admin();
+        let status = loop {
+            let partition = place.id.partition;
+            match admin.partition_status(&topic, partition, is_latest).await {
+                Ok(status) => break status,
+                Err(error) if error.is_retriable() => {}
+                Err(error) => return Err(error),
+            }
+        };
+        let start = match is_latest {
+            true => status.high_watermark,
+            false => status.log_start,
+        };
+        if !is_latest {
+            let committed = None;
+            return Ok(Opened { start, committed });
+        }
+        // Whoever comes next would begin later, and what lies between would be skipped.
+        self.commit(place, start, status.epoch).await?;
+        let committed = Some(start);
+        Ok(Opened { start, committed })
+    }
+
+    /// The topic. The coordinator may know it before this client does.
+    async fn topic(&self, place: &Place) -> TopicRecord {
+        let metadata = &self.client.inner.metadata;
+        let found = |view: &ClusterView| place.topic_in(view).cloned();
+        loop {
+            match metadata.wait_for(LOOK, found).await {
+                Ok(topic) => return topic,
+                // It was deleted, then: the coordinator takes the partition back.
+                Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
+            }
+        }
+    }
+
+    async fn commit(&self, place: &Place, offset: Offset, leader_epoch: LeaderEpoch) -> Result<()> {
+        let limit = self.client.inner.config.request_timeout;
+        let commit = Commit {
+            group: self.group.to_string(),
+            member: Some(self.member),
+            offsets: vec![OffsetCommit {
+                topic: place.id.topic,
+                partition: place.id.partition,
+                offset,
+                leader_epoch,
+                metadata: String::new(),
+                back_from: None,
+            }],
+        };
+        loop {
+            let request = GroupRequest::Commit(commit.clone());
+            let asked = self.client.ask_group(&self.group, request, limit).await;
+            let error = match asked.map_err(given_up) {
+                Ok(GroupResponse::Committed { refused }) => match refused.into_iter().next() {
+                    Some(refused) => Error::from(refused.error),
+                    None => return Ok(()),
+                },
+                Ok(other) => unexpected(&other),
+                Err(error) => error,
+            };
+            if !error.is_retriable() {
+                return Err(refused_as_a_whole(error));
+            }
+        }
+    }
+}
+
+/// All committed offsets of a group.
+pub(crate) async fn fetch(
+    client: &Client,
+    group: &str,
+    limit: Duration,
+) -> Result<Vec<CommittedOffset>> {
+    let request = GroupRequest::FetchOffsets {
+        group: group.to_owned(),
+    };
+    match client.ask_group(group, request, limit).await {
+        Ok(GroupResponse::Offsets(offsets)) => Ok(offsets),
+        Ok(other) => Err(unexpected(&other)),
+        Err(failures) => Err(given_up(failures)),
+    }
+}
+
+/// The partition of a committed offset.
+pub(crate) fn place_of(one: &CommittedOffset) -> TopicPartition {
+    TopicPartition {
+        topic: one.topic,
+        partition: one.partition,
+    }
+}
