@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::io::{BufWriter, Write};
 
-use baton_client::{Message, Offset, PartitionIndex, ReaderBuilder, Start, Until};
+use baton_client::{Client, Message, Offset, PartitionIndex, ReaderBuilder, Start, Until};
 use clap::Args;
 use serde_json::{Map, Value, json};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::format::{self, Template};
 use crate::cli::moment::{self, Moment};
-use crate::cli::output::unwritten;
+use crate::cli::output::{note, unwritten};
 use crate::cli::{Global, UsageError, block_on, bootstrap, bytes};
 
 /// Records that are taken at a time, if they are at hand.
@@ -23,6 +24,7 @@ pub struct ConsumeArgs {
     /// Where to begin: `earliest`; `latest`, with the next record that comes; an offset, for every
     /// partition that is read; or an offset for each partition, as 0:1500,1:1620, where a partition
     /// that is not named begins at its first record.
+    /// With --group: where to begin with a partition that the group has committed nothing of.
     #[arg(long, value_parser = parse_start, default_value = "latest")]
     from: Start,
     /// Begin in each partition at the first record with this timestamp or a later one:
@@ -45,6 +47,13 @@ pub struct ConsumeArgs {
     /// Read only this partition.
     #[arg(long)]
     partition: Option<u32>,
+    /// Consume as a member of this group: its members share the partitions, and it goes on where it was.
+    /// What was printed is committed every 5 s and at the end, also by SIGINT and SIGTERM.
+    #[arg(long, conflicts_with_all = ["offset", "partition", "until_end"])]
+    group: Option<String>,
+    /// An id that outlives this process: who comes back under it within 10 s finds its partitions.
+    #[arg(long, requires = "group")]
+    instance: Option<String>,
     /// End after this many records.
     #[arg(long)]
     count: Option<u64>,
@@ -117,7 +126,10 @@ pub fn run(args: &ConsumeArgs, global: &Global) -> anyhow::Result<()> {
             as_json: global.json,
             left: args.count.unwrap_or(u64::MAX),
         };
-        read(reader, printer).await
+        match &args.group {
+            Some(group) => consume(args, &client, group, printer).await,
+            None => read(reader, printer).await,
+        }
     })
 }
 
@@ -126,17 +138,19 @@ fn settings(args: &ConsumeArgs, reader: ReaderBuilder) -> ReaderBuilder {
         Some(partition) => reader.partitions([partition]),
         None => reader,
     };
-    let reader = match args.offset {
-        Some(offset) => reader.from(Start::Offset(Offset(offset))),
-        None if args.from_start => reader.from(Start::Earliest),
-        None => reader.from(match args.from_time {
-            Some(moment) => Start::Time(moment.ms()),
-            None => args.from.clone(),
-        }),
-    };
+    let reader = reader.from(start(args));
     match args.until_end {
         true => reader.until(Until::End),
         false => reader,
+    }
+}
+
+fn start(args: &ConsumeArgs) -> Start {
+    match (args.offset, args.from_time) {
+        (Some(offset), _) => Start::Offset(Offset(offset)),
+        (None, Some(moment)) => Start::Time(moment.ms()),
+        (None, None) if args.from_start => Start::Earliest,
+        (None, None) => args.from.clone(),
     }
 }
 
@@ -149,6 +163,53 @@ async fn read(reader: ReaderBuilder, mut printer: Printer<'_>) -> anyhow::Result
         printer.print(&messages?)?;
     }
     printer.out.flush().map_err(unwritten)
+}
+
+/// Prints what a member of a group is given. It asks for no more than is to be printed: what was given
+/// out counts as consumed when it leaves.
+async fn consume(
+    args: &ConsumeArgs,
+    client: &Client,
+    group: &str,
+    mut printer: Printer<'_>,
+) -> anyhow::Result<()> {
+    let start = start(args);
+    if matches!(start, Start::Offset(_) | Start::Offsets(_)) {
+        let text = "a group goes on where it was; --from says earliest or latest, for partitions that it \
+                    has committed nothing of (baton group reset goes elsewhere)";
+        return Err(UsageError(text.to_owned()).into());
+    }
+    let consumer = client.consumer(group).subscribe([args.topic.as_str()]);
+    let consumer = match &args.instance {
+        Some(instance) => consumer.instance(instance),
+        None => consumer,
+    };
+    let mut interrupted = signal(SignalKind::interrupt())?;
+    let mut terminated = signal(SignalKind::terminate())?;
+    let mut consumer = tokio::select! {
+        built = consumer.start(start).build() => built?,
+        _ = interrupted.recv() => return Ok(()),
+        _ = terminated.recv() => return Ok(()),
+    };
+    while printer.left > 0 {
+        let at_once = usize::try_from(printer.left).map_or(AT_ONCE, |left| left.min(AT_ONCE));
+        let messages = tokio::select! {
+            messages = consumer.next_batch(at_once) => messages,
+            _ = interrupted.recv() => break,
+            _ = terminated.recv() => break,
+        };
+        let Some(messages) = messages else {
+            break;
+        };
+        match messages {
+            Ok(messages) => printer.print(&messages)?,
+            // It is tried again; meanwhile there are records.
+            Err(error) if error.is_retriable() => note!("{error}"),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    printer.out.flush().map_err(unwritten)?;
+    Ok(consumer.close().await?)
 }
 
 struct Printer<'a> {

@@ -10,6 +10,7 @@ pub mod config;
 pub mod consume;
 pub mod dev;
 pub mod format;
+pub mod group;
 pub mod log;
 pub mod manual;
 mod moment;
@@ -88,6 +89,11 @@ enum Command {
     Partition {
         #[command(subcommand)]
         command: partition::PartitionCommand,
+    },
+    /// List, describe, reset and delete consumer groups.
+    Group {
+        #[command(subcommand)]
+        command: group::GroupCommand,
     },
     /// Send lines from standard input to a topic, a record a line.
     Produce(produce::ProduceArgs),
@@ -183,6 +189,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Cluster { command } => cluster::run(&command, &global),
         Command::Topic { command } => topic::run(&command, &global),
         Command::Partition { command } => partition::run(&command, &global),
+        Command::Group { command } => group::run(&command, &global),
         Command::Produce(args) => produce::run(&args, &global),
         Command::Consume(args) => consume::run(&args, &global),
         Command::Config { command } => config::run(&command, &global),
@@ -231,6 +238,7 @@ mod tests {
         for (words, offered) in [
             (&["topic", "create"][..], true),
             (&["cluster", "status"], true),
+            (&["group", "reset"], true),
             (&["dev"], false),
             (&["log", "verify"], false),
         ] {

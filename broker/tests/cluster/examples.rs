@@ -19,6 +19,7 @@ example!(produce_file, "../../../client/examples/produce_file.rs");
 example!(tail, "../../../client/examples/tail.rs");
 example!(copy, "../../../client/examples/exactly_once_copy.rs");
 example!(request_reply, "../../../client/examples/request_reply.rs");
+example!(workers, "../../../client/examples/worker_group.rs");
 example!(metrics, "../../../client/examples/metrics_bridge.rs");
 
 fn args<const N: usize>(args: [&str; N]) -> impl Iterator<Item = String> {
@@ -52,6 +53,8 @@ async fn the_examples_do_what_they_say() {
     in_time(produce_file::run(args([input, "lines", &brokers]))).await;
     in_time(tail::run(args(["lines", &brokers, "5000"]))).await;
     in_time(metrics::run(args(["lines", &brokers, "2"]))).await;
+    let group = ["lines", "workers", &brokers, "3", "5000"];
+    in_time(workers::run(args(group))).await;
     in_time(request_reply::run(args([&brokers, "20"]))).await;
 
     // A copy that was broken off in the middle of a line goes on as if nothing had happened.

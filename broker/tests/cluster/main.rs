@@ -1,6 +1,7 @@
 //! Clusters of real processes: started, killed, frozen, and asked whether anything was lost.
 
 mod client;
+mod consumers;
 mod damage;
 mod examples;
 mod failover;

@@ -115,7 +115,7 @@ impl ConsumerBuilder {
     }
 
     /// Where to begin with a partition that the group has committed nothing of: [`Start::Earliest`], the
-    /// default, or [`Start::Latest`]. With the latter, the place where it begins is committed at once,
+    /// default, [`Start::Latest`] or [`Start::Time`]. With the latter two, the place where it begins is committed at once,
     /// so that whoever gets the partition next does not skip what came in between.
     pub fn start(mut self, start: Start) -> Self {
         self.start = start;
@@ -182,8 +182,8 @@ impl ConsumerBuilder {
         if let Some(instance) = &self.instance {
             check_name("an instance id", instance)?;
         }
-        if !matches!(self.start, Start::Earliest | Start::Latest) {
-            let text = "a consumer starts with Start::Earliest or Start::Latest where nothing is committed; seek goes elsewhere";
+        if !matches!(self.start, Start::Earliest | Start::Latest | Start::Time(_)) {
+            let text = "where nothing is committed, a consumer starts with Start::Earliest, Start::Latest or Start::Time; seek goes elsewhere";
             return Err(Error::new(ErrorKind::InvalidConfig, text));
         }
         Ok(Settings {

@@ -44,8 +44,9 @@ pub(super) enum Stage {
 /// A step towards an assignment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// These are not the consumer's any more, and nothing can be done about it.
-    Lost(Vec<(TopicPartition, Arc<str>)>),
+    /// This membership begins. What an earlier one had is not the consumer's any more, and nothing can
+    /// be done about it.
+    Begin(u64, Vec<(TopicPartition, Arc<str>)>),
     /// These are to be given up: [`Holdings::gave_up`].
     GiveUp(Vec<TopicPartition>),
     /// These are new.
@@ -77,10 +78,8 @@ impl Holdings {
             let lost = std::mem::take(&mut self.held).into_iter();
             // What is being given up was told as that.
             let lost = lost.filter(|(at, _)| !given_up.contains(at));
-            let lost: Vec<_> = lost.map(|(at, held)| (at, held.topic)).collect();
-            if !lost.is_empty() {
-                return Some(Step::Lost(lost));
-            }
+            let lost = lost.map(|(at, held)| (at, held.topic)).collect();
+            return Some(Step::Begin(self.membership, lost));
         }
         self.epoch = target.epoch;
         if !self.giving_up.is_empty() {
@@ -219,9 +218,9 @@ mod tests {
         partitions.iter().copied().map(at).collect()
     }
 
-    fn lost(partitions: &[u32]) -> Option<Step> {
-        let lost = list(partitions).into_iter();
-        Some(Step::Lost(lost.map(|at| (at, "t".into())).collect()))
+    fn begin(membership: u64, lost: &[u32]) -> Option<Step> {
+        let lost = list(lost).into_iter().map(|at| (at, "t".into()));
+        Some(Step::Begin(membership, lost.collect()))
     }
 
     fn target(membership: u64, epoch: u64, partitions: &[u32]) -> Assignment {
@@ -293,7 +292,7 @@ mod tests {
     fn what_an_earlier_membership_had_is_lost_also_if_it_comes_back() {
         let mut holdings = with(3, &[0, 1]);
         let told = target(2, 9, &[0]);
-        assert_eq!(holdings.next(&told), lost(&[0, 1]));
+        assert_eq!(holdings.next(&told), begin(2, &[0, 1]));
         assert_eq!(holdings.next(&told), Some(Step::TakeUp(list(&[0]))));
         assert_eq!(holdings.next(&told), Some(Step::Applied(2, GroupEpoch(9))));
     }
@@ -303,7 +302,7 @@ mod tests {
         let mut holdings = with(3, &[0, 1]);
         holdings.next(&target(1, 4, &[1]));
         let told = target(2, 0, &[]);
-        assert_eq!(holdings.next(&told), lost(&[1]));
+        assert_eq!(holdings.next(&told), begin(2, &[1]));
         assert!(!holdings.is_giving_up());
         assert_eq!(holdings.next(&told), None);
     }

@@ -45,6 +45,8 @@ pub(crate) enum Input {
     Answered(Result<HeartbeatAnswer, Failure>),
     /// The consumer consumes nothing but what the assignment of this membership and epoch has.
     Applied(u64, GroupEpoch),
+    /// The consumer has given up all that it had in earlier memberships, and can begin with this one.
+    Begin(u64),
     /// Other topics are wanted.
     Subscribe(Vec<String>),
     /// The consumer consumes nothing any more, and the membership shall end.
@@ -130,8 +132,12 @@ pub(crate) struct Member {
     session_ends: Option<Tick>,
     /// It is put out then, unless a heartbeat that shows this epoch is answered before.
     revoke_by: Option<(GroupEpoch, Tick)>,
+    /// The consumer knows that the membership before this one is over. Until then nothing is asked for: it
+    /// would get partitions that it does not look after.
+    may_begin: bool,
     /// It shall leave, and keep its seat or not.
     leaving: Option<bool>,
+    /// The coordinator may know of this membership.
     has_asked: bool,
     is_over: bool,
 }
@@ -157,6 +163,7 @@ impl Member {
             send_at: Tick(0),
             session_ends: None,
             revoke_by: None,
+            may_begin: true,
             leaving: None,
             has_asked: false,
             is_over: false,
@@ -168,7 +175,8 @@ impl Member {
         if self.is_over {
             return None;
         }
-        let send = self.sent.is_none().then_some(self.send_at);
+        let sends = self.sent.is_none() && self.may_begin;
+        let send = sends.then_some(self.send_at);
         let deadlines = [send, self.session_ends, self.revoke_by.map(|(_, by)| by)];
         deadlines.into_iter().flatten().min()
     }
@@ -186,6 +194,12 @@ impl Member {
             Input::Applied(membership, epoch) => {
                 if membership == self.membership && epoch == self.told && epoch > self.applied {
                     self.applied = epoch;
+                    self.send_at = now;
+                }
+            }
+            Input::Begin(membership) => {
+                if membership == self.membership && !self.may_begin {
+                    self.may_begin = true;
                     self.send_at = now;
                 }
             }
@@ -210,9 +224,7 @@ impl Member {
         }
         if let Some(keep_seat) = self.leaving {
             if !self.has_asked {
-                self.is_over = true;
-                out.push(Output::Left);
-                return;
+                return self.left(out);
             }
             self.sent = Some(Sent::Leave);
             out.push(Output::Send(GroupRequest::Leave {
@@ -220,6 +232,9 @@ impl Member {
                 member: self.id,
                 keep_seat,
             }));
+            return;
+        }
+        if !self.may_begin {
             return;
         }
         let is_told = self.told_version == Some(self.subscription_version);
@@ -354,7 +369,8 @@ impl Member {
         }
     }
 
-    /// The membership is over: everything is given up at once, and another one begins.
+    /// The membership is over: everything is given up at once, and another one begins once the
+    /// consumer knows.
     fn lose(&mut self, now: Tick, why: Loss, out: &mut Vec<Output>) {
         tracing::debug!(group = self.settings.group, member = %self.id, ?why, "membership lost");
         if self.leaving.is_some() {
@@ -370,6 +386,8 @@ impl Member {
         self.send_at = now;
         self.session_ends = None;
         self.revoke_by = None;
+        self.may_begin = false;
+        self.has_asked = false;
         out.push(Output::Assign(self.assignment()));
     }
 }

@@ -24,6 +24,9 @@ use crate::error::Error;
 /// How long a consumer that was dropped tries to say that it leaves.
 const FAREWELL: Duration = Duration::from_secs(5);
 
+/// When to look at the clock again, where nothing is to be done at any time.
+const IDLE: Duration = Duration::from_secs(60);
+
 /// The least and the most that a heartbeat may take; in between it is a third of the session.
 const ATTEMPT_MIN_MS: u32 = 300;
 const ATTEMPT_MAX_MS: u32 = 5_000;
@@ -54,6 +57,8 @@ impl Clock {
 pub(super) enum Command {
     /// It consumes nothing beside the assignment of this membership and epoch.
     Applied(u64, GroupEpoch),
+    /// It knows that all memberships before this one are over.
+    Begin(u64),
     /// It wants other topics.
     Subscribe(Vec<String>),
     /// It consumes nothing any more.
@@ -107,13 +112,9 @@ impl Membership {
         let mut input = Input::Tick;
         while self.step(input) {
             let wakes_at = self.member.wakes_at().map(|at| self.clock.instant(at));
-            let wakes_at = match (wakes_at, self.ends_at) {
-                (Some(one), Some(other)) => one.min(other),
-                (one, other) => match one.or(other) {
-                    Some(at) => at,
-                    None => return,
-                },
-            };
+            let wakes_at = wakes_at.into_iter().chain(self.ends_at).min();
+            // While something is on its way, there may be no other time to look.
+            let wakes_at = wakes_at.unwrap_or_else(|| later(Instant::now(), IDLE));
             input = tokio::select! {
                 biased;
                 command = self.commands.recv(), if self.ends_at.is_none() => self.understand(command),
@@ -132,6 +133,7 @@ impl Membership {
     fn understand(&mut self, command: Option<Command>) -> Input {
         match command {
             Some(Command::Applied(membership, epoch)) => Input::Applied(membership, epoch),
+            Some(Command::Begin(membership)) => Input::Begin(membership),
             Some(Command::Subscribe(topics)) => Input::Subscribe(topics),
             Some(Command::Leave { keep_seat, left }) => {
                 self.left = Some(left);

@@ -277,13 +277,16 @@ impl Consumer {
         }
         while let Some(step) = self.holdings.next(&target) {
             match step {
-                Step::Lost(lost) => {
+                Step::Begin(membership, lost) => {
+                    drop(self.membership.send(Command::Begin(membership)));
                     let mut names = Vec::with_capacity(lost.len());
                     for (at, topic) in lost {
                         self.streams.remove(at);
                         names.push(Partition::new(topic, at.partition));
                     }
-                    self.items.push_back(Ok(Event::Lost(names)));
+                    if !names.is_empty() {
+                        self.items.push_back(Ok(Event::Lost(names)));
+                    }
                 }
                 Step::GiveUp(losing) => self.give_up(&losing),
                 Step::TakeUp(new) => self.take_up(&new),

@@ -24,6 +24,9 @@ use crate::reader::Start;
 /// Partitions that are looked after at the same time.
 const AT_ONCE: usize = 64;
 
+/// Pause before a question that took its whole time is asked again.
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// How long to wait for a cluster's view to show a topic, before looking again.
 const LOOK: Duration = Duration::from_secs(60);
 
@@ -68,16 +71,9 @@ impl Opening {
 
     async fn committed(&self) -> Result<BTreeMap<TopicPartition, Offset>> {
         let limit = self.client.inner.config.request_timeout;
-        loop {
-            match fetch(&self.client, &self.group, limit).await {
-                Ok(offsets) => {
-                    let offsets = offsets.into_iter();
-                    return Ok(offsets.map(|one| (place_of(&one), one.offset)).collect());
-                }
-                Err(error) if error.is_retriable() => {}
-                Err(error) => return Err(error),
-            }
-        }
+        let offsets = patiently(|| fetch(&self.client, &self.group, limit)).await?;
+        let offsets = offsets.into_iter();
+        Ok(offsets.map(|one| (place_of(&one), one.offset)).collect())
     }
 
     async fn start_of(&self, place: &Place, committed: Option<&Offset>) -> Result<Opened> {
@@ -88,25 +84,21 @@ impl Opening {
                 committed: Some(*committed),
             });
         }
-        let is_latest = self.start == Start::Latest;
+        // Where the log ends is to be known only from a leader that knows all that was acknowledged.
+        let is_earliest = self.start == Start::Earliest;
+        let partition = place.id.partition;
         let admin = self.client.admin();
-        let status = loop {
-            let partition = place.id.partition;
-            match admin.partition_status(&topic, partition, is_latest).await {
-                Ok(status) => break status,
-                Err(error) if error.is_retriable() => {}
-                Err(error) => return Err(error),
-            }
+        let status = patiently(|| admin.partition_status(&topic, partition, !is_earliest)).await?;
+        let start = match self.start {
+            Start::Time(ms) => patiently(|| admin.offset_for_time(&topic, partition, ms)).await?,
+            Start::Latest => status.high_watermark,
+            _ => status.log_start,
         };
-        let start = match is_latest {
-            true => status.high_watermark,
-            false => status.log_start,
-        };
-        if !is_latest {
+        if is_earliest {
             let committed = None;
             return Ok(Opened { start, committed });
         }
-        // Whoever comes next would begin later, and what lies between would be skipped.
+        // Whoever comes next would begin elsewhere, and what lies between might be skipped.
         self.commit(place, start, status.epoch).await?;
         let committed = Some(start);
         Ok(Opened { start, committed })
@@ -139,20 +131,27 @@ impl Opening {
                 back_from: None,
             }],
         };
-        loop {
+        let committed = patiently(|| async {
             let request = GroupRequest::Commit(commit.clone());
             let asked = self.client.ask_group(&self.group, request, limit).await;
-            let error = match asked.map_err(given_up) {
-                Ok(GroupResponse::Committed { refused }) => match refused.into_iter().next() {
-                    Some(refused) => Error::from(refused.error),
-                    None => return Ok(()),
+            match asked.map_err(given_up)? {
+                GroupResponse::Committed { refused } => match refused.into_iter().next() {
+                    Some(refused) => Err(Error::from(refused.error)),
+                    None => Ok(()),
                 },
-                Ok(other) => unexpected(&other),
-                Err(error) => error,
-            };
-            if !error.is_retriable() {
-                return Err(refused_as_a_whole(error));
+                other => Err(unexpected(&other)),
             }
+        });
+        committed.await.map_err(refused_as_a_whole)
+    }
+}
+
+/// Asks until there is an answer that stays.
+async fn patiently<T, F: Future<Output = Result<T>>>(mut ask: impl FnMut() -> F) -> Result<T> {
+    loop {
+        match ask().await {
+            Err(error) if error.is_retriable() => tokio::time::sleep(PAUSE).await,
+            answer => return answer,
         }
     }
 }

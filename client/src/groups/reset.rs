@@ -78,10 +78,6 @@ impl Admin {
         scope: ResetScope,
     ) -> Result<ResetPlan> {
         check_name("a group's name", group)?;
-        if matches!(to, ResetTo::Time(_)) {
-            let text = "offsets cannot be looked up by time yet";
-            return Err(Error::new(ErrorKind::InvalidConfig, text));
-        }
         let limit = self.client.inner.config.request_timeout;
         let committed = fetch(&self.client, group, limit).await?;
         let committed: BTreeMap<TopicPartition, Offset> = committed
@@ -169,10 +165,18 @@ impl Admin {
             partition: partition.index,
         };
         let from = committed.get(&id).copied();
+        let at_time = match to {
+            ResetTo::Time(ms) => {
+                let ms = i64::try_from(ms).unwrap_or(i64::MAX);
+                Some(self.offset_for_time(topic, partition.index, ms).await?)
+            }
+            _ => None,
+        };
         let log = LogRange {
             start: status.log_start,
-            end: status.high_watermark,
-            at_time: None,
+            // What has come since the leader was first asked.
+            end: at_time.map_or(status.high_watermark, |at| at.max(status.high_watermark)),
+            at_time,
         };
         let row = to
             .resolve(from, log)

@@ -150,7 +150,7 @@ fn heartbeats_keep_the_session_from_when_they_were_sent() {
         script.at(4_000, answer(1, None, None)),
         "have 1 e1 [0,1,2] <11006; beat 1 e1"
     );
-    assert_eq!(script.at(14_001, Input::Tick), "have 2 e0 []; join 2 v1");
+    assert_eq!(script.at(14_001, Input::Tick), "have 2 e0 []");
 }
 
 #[test]
@@ -162,17 +162,14 @@ fn a_silent_coordinator_ends_the_session() {
         assert_eq!(script.at(at + 100, Input::Tick), "beat 1 e1");
     }
     assert_eq!(script.member.wakes_at(), Some(Tick(10_006)));
-    assert_eq!(script.at(10_006, Input::Tick), "have 2 e0 []; join 2 v1");
+    assert_eq!(script.at(10_006, Input::Tick), "have 2 e0 []");
 }
 
 #[test]
 fn an_answer_after_the_session_is_no_answer() {
     let mut script = Script::joined(None);
     assert_eq!(script.at(1_006, Input::Tick), "beat 1 e1");
-    assert_eq!(
-        script.at(10_006, answer(1, None, None)),
-        "have 2 e0 []; join 2 v1"
-    );
+    assert_eq!(script.at(10_006, answer(1, None, None)), "have 2 e0 []");
 }
 
 #[test]
@@ -219,7 +216,7 @@ fn who_does_not_give_up_in_time_is_out() {
     );
     assert_eq!(
         script.at(3_006, Input::Tick),
-        "have 2 e0 []; join 2 v1",
+        "have 2 e0 []",
         "it was not answered"
     );
 }
@@ -277,7 +274,8 @@ fn who_is_unknown_loses_everything_and_joins_anew() {
     for code in [ErrorCode::UnknownMember, ErrorCode::FencedMember] {
         let mut script = Script::joined(None);
         script.at(1_006, Input::Tick);
-        assert_eq!(script.at(1_010, refused(code)), "have 2 e0 []; join 2 v1");
+        assert_eq!(script.at(1_010, refused(code)), "have 2 e0 []");
+        assert_eq!(script.at(1_010, Input::Begin(2)), "join 2 v1");
         assert_eq!(
             script.at(1_020, answer(9, Some(&[0]), None)),
             "have 2 e9 [0] <11010"
@@ -300,7 +298,7 @@ fn another_coordinator_is_asked_and_the_session_goes_on_counting() {
         assert_eq!(script.at(now + 10, refused(code)), "", "{code:?}");
         assert_eq!(script.at(now + 110, Input::Tick), "beat 1 e1");
     }
-    assert_eq!(script.at(10_006, Input::Tick), "have 2 e0 []; join 2 v1");
+    assert_eq!(script.at(10_006, Input::Tick), "have 2 e0 []");
 }
 
 #[test]
@@ -384,4 +382,23 @@ fn a_refusal_for_good_is_told() {
         "join 1 v1",
         "limits may be raised"
     );
+}
+
+#[test]
+fn a_consumer_that_does_not_know_of_its_loss_asks_for_nothing() {
+    let mut script = Script::joined(None);
+    script.at(1_006, Input::Tick);
+    assert_eq!(
+        script.at(1_010, refused(ErrorCode::UnknownMember)),
+        "have 2 e0 []"
+    );
+    assert_eq!(script.at(90_000, Input::Tick), "");
+    assert_eq!(script.member.wakes_at(), None);
+    assert_eq!(script.at(90_000, Input::Begin(1)), "", "that was before");
+    assert_eq!(script.at(90_000, Input::Begin(2)), "join 2 v1");
+    // One that leaves instead has nothing to take leave of.
+    let mut script = Script::joined(None);
+    script.at(1_006, Input::Tick);
+    script.at(1_010, refused(ErrorCode::UnknownMember));
+    assert_eq!(script.at(1_020, Input::Leave { keep_seat: false }), "left");
 }
