@@ -326,7 +326,7 @@ fn view(address: &str, partitions: u32) -> ClusterView {
             unclean_election: false,
             policy: baton_protocol::policy::TopicPolicy::default(),
         },
-        partitions: vec![partition; partitions as usize],
+        partitions: vec![Arc::new(partition); partitions as usize],
     };
     ClusterView {
         cluster_id: ClusterId::default(),
