@@ -308,7 +308,7 @@ mod tests {
             id: place(topic, 0).id.topic,
             name: "t".into(),
             config,
-            partitions: vec![PartitionRecord {
+            partitions: vec![Arc::new(PartitionRecord {
                 replicas: vec![BrokerId(1)],
                 leader: None,
                 epoch: LeaderEpoch::NONE,
@@ -322,7 +322,7 @@ mod tests {
                 lossy_epoch: LeaderEpoch::NONE,
                 leader_keeps: Offset::ZERO,
                 begins: Vec::new(),
-            }],
+            })],
         };
         let topics = BTreeMap::from([("t".to_owned(), record)]);
         ClusterView {

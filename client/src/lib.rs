@@ -20,13 +20,20 @@
 //!     let message = message?;
 //!     println!("{}: {:?}", message.offset, message.value);
 //! }
+//!
+//! // The members of a group share a topic's partitions. A record is done when the next one is asked for.
+//! let mut consumer = client.consumer("billing").subscribe(["orders"]).build().await?;
+//! while let Some(message) = consumer.next_record().await {
+//!     println!("{:?}", message?.value);
+//! }
 //! # Ok(())
 //! # }
 //! ```
 //!
 //! Producers are idempotent and follow the leaders; readers do too. Neither loses, repeats or
 //! reorders records of a partition, whatever fails on the way, as long as the cluster itself keeps
-//! its promise. What cannot be told (a time-out after something was sent) is an error that says so.
+//! its promise. Consumers of a group are given each record at least once. What cannot be told (a
+//! time-out after something was sent) is an error that says so.
 
 mod admin;
 mod ask;

@@ -247,6 +247,7 @@ mod tests {
     #[test]
     fn what_is_new_is_taken_up_and_then_applied() {
         let mut holdings = Holdings::default();
+        assert_eq!(holdings.next(&target(1, 0, &[])), begin(1, &[]));
         assert_eq!(
             holdings.next(&target(1, 0, &[])),
             None,

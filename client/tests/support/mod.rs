@@ -1,5 +1,5 @@
-//! A broker that is none: it speaks the protocol, leads every partition of one topic, and does what a
-//! test wants of it.
+//! A broker that is none: it speaks the protocol, leads every partition of one topic, coordinates groups of
+//! one member, and does what a test wants of it.
 
 #![allow(dead_code, reason = "each test uses its part")]
 
@@ -15,9 +15,12 @@ use baton_protocol::client::{
 };
 use baton_protocol::error::{ErrorCode, WireError};
 use baton_protocol::frame::{Decoder, encode_header};
+use baton_protocol::groups::{
+    AssignedTopic, CommittedOffset, GROUPS_TOPIC, GroupRequest, GroupResponse, HeartbeatAnswer,
+};
 use baton_protocol::ids::{
-    BrokerEpoch, BrokerId, BrokerLife, ClusterId, DirectoryId, LeaderEpoch, MetadataIndex, Offset,
-    PartitionVersion, ProcessId, ProducerId, TopicId,
+    BrokerEpoch, BrokerId, BrokerLife, ClusterId, DirectoryId, GroupEpoch, LeaderEpoch,
+    MetadataIndex, Offset, PartitionIndex, PartitionVersion, ProcessId, ProducerId, TopicId,
 };
 use baton_protocol::metadata::{
     BrokerRecord, ClusterView, Flush, PartitionRecord, TopicConfig, TopicRecord,
@@ -57,6 +60,10 @@ pub struct Conduct {
     pub pushed_bytes: AtomicU64,
     /// Subscriptions that were asked for.
     pub subscriptions: AtomicU64,
+    /// Where its log starts.
+    pub log_start: AtomicU64,
+    /// Committed offsets of each partition, whoever's.
+    pub committed: Mutex<BTreeMap<u32, u64>>,
 }
 
 pub struct FakeBroker {
@@ -186,6 +193,7 @@ impl Session {
                 self.subscriptions.remove(&subscription);
                 Ok(ResponseBody::Done)
             }
+            RequestBody::Group { request, .. } => Ok(ResponseBody::Group(self.coordinate(request))),
             other => panic!("{other:?}"),
         };
         let id = request.id;
@@ -217,6 +225,51 @@ impl Session {
         }))
     }
 
+    /// The only member has everything.
+    fn coordinate(&self, request: GroupRequest) -> GroupResponse {
+        let topic = TopicId::default();
+        let mut committed = self.conduct.committed.lock().expect("offsets");
+        match request {
+            GroupRequest::Heartbeat(heartbeat) => {
+                let count = self.view.topics[TOPIC].partitions.len() as u32;
+                let assigned = AssignedTopic {
+                    topic,
+                    name: TOPIC.to_owned(),
+                    partitions: (0..count).map(PartitionIndex).collect(),
+                };
+                GroupResponse::Heartbeat(HeartbeatAnswer {
+                    epoch: GroupEpoch(1),
+                    heartbeat_interval_ms: 100,
+                    assignment: (heartbeat.epoch != GroupEpoch(1)).then(|| vec![assigned]),
+                    revoke_within_ms: None,
+                })
+            }
+            GroupRequest::Commit(commit) => {
+                let offsets = commit.offsets.iter();
+                committed.extend(offsets.map(|one| (one.partition.0, one.offset.0)));
+                let refused = Vec::new();
+                GroupResponse::Committed { refused }
+            }
+            GroupRequest::FetchOffsets { .. } => {
+                let offsets = committed.iter().map(|(partition, offset)| CommittedOffset {
+                    topic,
+                    partition: PartitionIndex(*partition),
+                    offset: Offset(*offset),
+                    leader_epoch: LeaderEpoch(1),
+                    metadata: String::new(),
+                    committed_at_ms: 0,
+                });
+                GroupResponse::Offsets(offsets.collect())
+            }
+            GroupRequest::Leave { .. } => GroupResponse::Done,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn start(&self) -> Offset {
+        Offset(self.conduct.log_start.load(Ordering::SeqCst))
+    }
+
     fn end(&self) -> Offset {
         Offset(self.conduct.records.load(Ordering::SeqCst))
     }
@@ -224,7 +277,7 @@ impl Session {
     fn status(&self) -> ResponseBody {
         ResponseBody::PartitionStatus(PartitionStatus {
             epoch: LeaderEpoch(1),
-            log_start: Offset(0),
+            log_start: self.start(),
             log_end: self.end(),
             high_watermark: self.end(),
             ready: true,
@@ -239,15 +292,15 @@ impl Session {
         credit: u64,
     ) -> Result<ResponseBody, WireError> {
         self.conduct.subscriptions.fetch_add(1, Ordering::SeqCst);
-        if offset > self.end() {
+        if !(self.start()..=self.end()).contains(&offset) {
             let code = ErrorCode::OffsetOutOfRange;
-            return Err(WireError::new(code, "beyond the end"));
+            return Err(WireError::new(code, "not in the log"));
         }
         let position = offset.0 / BATCH_RECORDS * BATCH_RECORDS;
         let subscription = Subscription { position, credit };
         self.subscriptions.insert(number, subscription);
         Ok(ResponseBody::Subscribed {
-            log_start: Offset(0),
+            log_start: self.start(),
             high_watermark: self.end(),
         })
     }
@@ -316,6 +369,7 @@ fn view(address: &str, partitions: u32) -> ClusterView {
         leader_keeps: Offset::ZERO,
         begins: Vec::new(),
     };
+    let partition = Arc::new(partition);
     let topic = TopicRecord {
         id: TopicId::default(),
         name: TOPIC.to_owned(),
@@ -326,13 +380,17 @@ fn view(address: &str, partitions: u32) -> ClusterView {
             unclean_election: false,
             policy: baton_protocol::policy::TopicPolicy::default(),
         },
-        partitions: vec![Arc::new(partition); partitions as usize],
+        partitions: vec![partition; partitions as usize],
     };
+    let mut groups = topic.clone();
+    groups.id = "1".repeat(32).parse().expect("an id");
+    groups.name = GROUPS_TOPIC.to_owned();
+    groups.partitions.truncate(1);
     ClusterView {
         cluster_id: ClusterId::default(),
         index: MetadataIndex(1),
         controller: Some(BrokerId(1)),
         brokers: BTreeMap::from([(life.broker, broker)]),
-        topics: BTreeMap::from([(TOPIC.to_owned(), topic)]),
+        topics: BTreeMap::from([(TOPIC.to_owned(), topic), (GROUPS_TOPIC.to_owned(), groups)]),
     }
 }
