@@ -494,10 +494,11 @@ async fn offsets_are_kept_for_readers_and_reset_by_operators() {
     assert_eq!(error.code(), Some(ErrorCode::OffsetChanged));
 
     // By time: all records are younger than 1970, and none is of the year 2200.
-    for (ms, of) in [
-        (0, |row: &ResetRow| row.log_start),
+    let ends: [(u64, fn(&ResetRow) -> Offset); 2] = [
+        (0, |row| row.log_start),
         (7_258_118_400_000, |row| row.high_watermark),
-    ] {
+    ];
+    for (ms, of) in ends {
         let plan = admin
             .plan_reset("g", ResetTo::Time(ms), scope.clone())
             .await;
