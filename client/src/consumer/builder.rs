@@ -228,6 +228,7 @@ impl ConsumerBuilder {
             openings: JoinSet::new(),
             holdings: Holdings::default(),
             target: None,
+            is_settled: false,
             valid_until: None,
             items: Default::default(),
             refusal: None,

@@ -112,6 +112,8 @@ pub struct Consumer {
     streams: Streams,
     holdings: Holdings,
     target: Option<Assignment>,
+    /// The holdings are what the target says.
+    is_settled: bool,
     valid_until: Option<Instant>,
     /// What is to be given out before any record.
     items: VecDeque<Result<Event>>,
@@ -248,6 +250,10 @@ impl Consumer {
         if let Some(assignment) = letters.assignment {
             let until = assignment.valid_until;
             self.valid_until = until.map(|tick| self.clock.instant(tick));
+            let is_known = self.target.as_ref().is_some_and(|target| {
+                (target.membership, target.epoch) == (assignment.membership, assignment.epoch)
+            });
+            self.is_settled &= is_known;
             self.target = Some(assignment);
         }
         while self.openings.try_join_next().is_some() {}
@@ -268,6 +274,9 @@ impl Consumer {
 
     /// Goes on towards the assignment. True if there is something to give out.
     fn converge(&mut self) -> bool {
+        if self.is_settled {
+            return false;
+        }
         let Some(target) = self.target.take() else {
             return false;
         };
@@ -296,6 +305,7 @@ impl Consumer {
             }
         }
         self.target = Some(target);
+        self.is_settled = !self.holdings.is_giving_up();
         !self.items.is_empty()
     }
 
@@ -496,6 +506,10 @@ impl Consumer {
                 }
                 continue;
             };
+            let is_awaited = matches!(self.commits.awaited, Some((n, _)) if n == committed.number);
+            if !is_awaited && self.was_deleted(at, refused.error.code) {
+                continue;
+            }
             let partition = match self.holdings.get_mut(at) {
                 Some(held) => {
                     held.committed = refused.committed.or(held.committed);
@@ -525,6 +539,14 @@ impl Consumer {
                 self.items.extend(result.err().map(Err));
             }
         }
+    }
+
+    /// Whether a commit was refused because there is nothing any more that it could be about.
+    fn was_deleted(&self, at: TopicPartition, code: ErrorCode) -> bool {
+        let view = self.client.view();
+        let mut topics = view.topics.values();
+        let is_unknown = matches!(code, ErrorCode::UnknownTopic | ErrorCode::UnknownPartition);
+        is_unknown && !topics.any(|topic| topic.id == at.topic)
     }
 
     /// The name of a partition that is not held any more.

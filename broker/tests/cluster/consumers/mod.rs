@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use baton_client::{
     AutoCommit, Client, Consumer, ConsumerBuilder, ErrorCode, ErrorKind, Event, Message, Offset,
-    Partition, Record, ResetRow, ResetScope, ResetTo, Start, TopicSettings, Until,
+    Partition, Record, ResetScope, ResetTo, Start, TopicSettings, Until,
 };
 use tokio::time::timeout;
 
@@ -228,6 +228,51 @@ async fn members_share_and_move_no_more_than_they_must() {
     let groups = client.admin().groups().await.expect("told");
     assert_eq!((groups.len(), groups[0].members), (1, 1));
     one.close().await.expect("committed");
+    drop(client);
+    cluster.end();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_come_and_go() {
+    let dir = tempfile::tempdir().expect("dir");
+    let cluster = Cluster::start(dir.path(), free_ports());
+    let client = cluster.client().await;
+    make_topic(&client, "a", 2).await;
+    let workers = client.consumer("g").subscribe(["a", "b"]);
+    let mut consumer = build(workers.auto_commit(AutoCommit::EachAsk)).await;
+    assert_eq!(
+        event(&mut consumer).await,
+        Event::Assigned(names("a", 0..2))
+    );
+    // A topic that is made later counts from then on.
+    make_topic(&client, "b", 1).await;
+    assert_eq!(
+        event(&mut consumer).await,
+        Event::Assigned(names("b", 0..1))
+    );
+    send(&client, "a", 2, 0..10).await;
+    send(&client, "b", 1, 10..20).await;
+    assert_eq!(numbers(&take(&mut consumer, 20).await), (0..20).collect());
+    // One that is not wanted any more is given up, and the offsets stay.
+    consumer.subscribe(["b"]).expect("one topic");
+    assert_eq!(event(&mut consumer).await, Event::Revoked(names("a", 0..2)));
+    send(&client, "a", 2, 20..22).await;
+    send(&client, "b", 1, 22..23).await;
+    assert_eq!(numbers(&take(&mut consumer, 1).await), [22].into());
+    assert_eq!(committed(&client, "g").await.len(), 3);
+    consumer.subscribe(["a", "b"]).expect("two topics");
+    assert_eq!(
+        event(&mut consumer).await,
+        Event::Assigned(names("a", 0..2))
+    );
+    assert_eq!(numbers(&take(&mut consumer, 2).await), (20..22).collect());
+    // One that is deleted is gone, without an error.
+    client.admin().delete_topic("b").await.expect("deleted");
+    assert_eq!(event(&mut consumer).await, Event::Revoked(names("b", 0..1)));
+    let nothing = during(&mut consumer, Duration::from_millis(500)).await;
+    assert!(nothing.is_empty(), "{nothing:?}");
+    assert_eq!(committed(&client, "g").await.len(), 2);
+    consumer.close().await.expect("committed");
     drop(client);
     cluster.end();
 }
@@ -494,20 +539,17 @@ async fn offsets_are_kept_for_readers_and_reset_by_operators() {
     assert_eq!(error.code(), Some(ErrorCode::OffsetChanged));
 
     // By time: all records are younger than 1970, and none is of the year 2200.
-    let ends: [(u64, fn(&ResetRow) -> Offset); 2] = [
-        (0, |row| row.log_start),
-        (7_258_118_400_000, |row| row.high_watermark),
-    ];
-    for (ms, of) in ends {
+    for (ms, is_first) in [(0, true), (7_258_118_400_000, false)] {
         let plan = admin
             .plan_reset("g", ResetTo::Time(ms), scope.clone())
             .await;
         let plan = plan.expect("told");
         assert_eq!(plan.rows.len(), 2);
         for row in &plan.rows {
-            let first = of(row);
-            let to = row.to.0;
-            assert!((first.0..first.0 + 2).contains(&to), "{ms}: {row:?}");
+            // A log begins with an entry that is for no consumer.
+            let (first, end) = (row.log_start.0, row.high_watermark.0);
+            let from = if is_first { first } else { end };
+            assert!((from..from + 2).contains(&row.to.0), "{ms}: {row:?}");
         }
     }
 
