@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::io::{BufWriter, Write};
 
-use baton_client::{Client, Message, Offset, PartitionIndex, ReaderBuilder, Start, Until};
+use baton_client::{
+    Client, ErrorKind, Message, Offset, PartitionIndex, ReaderBuilder, Start, Until,
+};
 use clap::Args;
 use serde_json::{Map, Value, json};
 use tokio::signal::unix::{SignalKind, signal};
@@ -203,8 +205,10 @@ async fn consume(
         };
         match messages {
             Ok(messages) => printer.print(&messages)?,
-            // It is tried again; meanwhile there are records.
-            Err(error) if error.is_retriable() => note!("{error}"),
+            // It is tried again, or others consume it again; meanwhile there are records.
+            Err(error) if error.is_retriable() || error.kind() == ErrorKind::CommitRefused => {
+                note!("{error}");
+            }
             Err(error) => return Err(error.into()),
         }
     }

@@ -35,6 +35,8 @@ pub(super) struct Held {
 pub(super) enum Stage {
     /// Where to begin is being found out, under this number.
     Opening(u64),
+    /// Where to begin could not be found out; the user says so.
+    Stuck,
     /// Its records stream.
     Open,
     /// It is given up, and was read up to here, if it was begun.

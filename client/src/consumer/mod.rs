@@ -355,12 +355,21 @@ impl Consumer {
         if !matches!(held.stage, Stage::Opening(number) if number == opening) {
             return;
         }
-        let opened = match start {
-            Ok(opened) => opened,
+        match start {
+            Ok(opened) => self.open(at, opened),
+            // The coordinator takes it back.
+            Err(error) if error.kind() == ErrorKind::UnknownTopic => {}
             Err(error) => {
+                held.stage = Stage::Stuck;
                 self.items.push_back(Err(error));
-                return;
             }
+        }
+    }
+
+    /// Begins to stream.
+    fn open(&mut self, at: TopicPartition, opened: Opened) {
+        let Some(held) = self.holdings.get_mut(at) else {
+            return;
         };
         held.stage = Stage::Open;
         held.committed = opened.committed;
@@ -368,11 +377,12 @@ impl Consumer {
         let start = held.sought.unwrap_or(opened.start);
         held.goes_back = held.committed.is_some_and(|committed| start < committed);
         let (place, is_paused) = (held.place(at), held.is_paused);
+        let credit_bytes = self.share();
         self.streams.add(Source {
             place,
             start,
             end: None,
-            credit_bytes: self.share(),
+            credit_bytes,
         });
         if is_paused {
             self.streams.pause(at);
@@ -424,7 +434,7 @@ impl Consumer {
     fn worth_committing(&self, wanted: impl Fn(TopicPartition) -> bool) -> Vec<OffsetCommit> {
         let open = self.streams.progress();
         let reached = |at: &TopicPartition, stage: &Stage| match stage {
-            Stage::Opening(_) => None,
+            Stage::Opening(_) | Stage::Stuck => None,
             Stage::Open => open.get(at).copied(),
             Stage::GivenUp(reached) => *reached,
         };
@@ -649,7 +659,7 @@ impl Consumer {
     fn id_kept(&self, partition: &Partition) -> Result<TopicPartition> {
         let at = self.id(partition)?;
         match self.holdings.get(at).map(|held| held.stage) {
-            Some(Stage::Open | Stage::Opening(_)) => Ok(at),
+            Some(Stage::Open | Stage::Opening(_) | Stage::Stuck) => Ok(at),
             _ => {
                 let text = format!("{partition} is being given up");
                 Err(Error::new(ErrorKind::UnknownPartition, text))
@@ -671,6 +681,11 @@ impl Consumer {
             return Ok(());
         };
         held.sought = Some(offset);
+        if matches!(held.stage, Stage::Stuck) {
+            let (start, committed) = (offset, None);
+            self.open(at, Opened { start, committed });
+            return Ok(());
+        }
         held.goes_back = held.committed.is_some_and(|committed| offset < committed);
         self.commits.is_due = self.auto_commit != AutoCommit::Off;
         Ok(())
