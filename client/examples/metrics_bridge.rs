@@ -1,7 +1,8 @@
 //! Reads a topic, and prints how it gets on as text that Prometheus understands: records and bytes,
-//! in all and a second, and how far each partition lags behind.
+//! in all and a second, and how far each partition lags behind. With a group, how far that one lags, too:
+//! whoever asks needs not be a member.
 //!
-//! `cargo run -p baton-client --example metrics_bridge -- <topic> [broker,...] [rounds]`
+//! `cargo run -p baton-client --example metrics_bridge -- <topic> [broker,...] [rounds] [group]`
 
 use std::time::Duration;
 
@@ -25,10 +26,11 @@ async fn main() -> anyhow::Result<()> {
 
 /// The example; the tests run it, too.
 pub async fn run(mut args: impl Iterator<Item = String>) -> anyhow::Result<()> {
-    let usage = "metrics_bridge <topic> [broker,...] [rounds]";
+    let usage = "metrics_bridge <topic> [broker,...] [rounds] [group]";
     let topic = args.next().context(usage)?;
     let brokers = args.next().unwrap_or_else(|| "127.0.0.1:7401".to_owned());
     let rounds: u64 = args.next().map_or(Ok(u64::MAX), |rounds| rounds.parse())?;
+    let group = args.next();
 
     let client = Client::builder(brokers.split(',')).connect().await?;
     let reader = client.reader(topic).from(Start::Earliest);
@@ -39,6 +41,10 @@ pub async fn run(mut args: impl Iterator<Item = String>) -> anyhow::Result<()> {
         read_for(EVERY, &mut reader, &mut totals).await?;
         let rate = (totals.records - before) as f64 / EVERY.as_secs_f64();
         print(&reader, &totals, rate);
+        if let Some(group) = &group {
+            print_group(&client, group).await?;
+        }
+        println!();
     }
     Ok(())
 }
@@ -76,5 +82,20 @@ fn print(reader: &Reader, totals: &Totals, rate: f64) {
         println!("baton_reader_position{labels} {}", progress.position);
         println!("baton_reader_lag{labels} {}", progress.lag());
     }
-    println!();
+}
+
+async fn print_group(client: &Client, group: &str) -> anyhow::Result<()> {
+    for (partition, committed) in client.offsets(group).fetch().await? {
+        let topic = client.topic(&partition.topic).await?;
+        let admin = client.admin();
+        let status = admin
+            .partition_status(&topic, partition.index, false)
+            .await?;
+        let lag = status.high_watermark.since(committed.offset);
+        let (topic, index) = (&partition.topic, partition.index);
+        println!(
+            "baton_group_lag{{group=\"{group}\",topic=\"{topic}\",partition=\"{index}\"}} {lag}"
+        );
+    }
+    Ok(())
 }

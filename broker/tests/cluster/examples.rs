@@ -52,9 +52,9 @@ async fn the_examples_do_what_they_say() {
 
     in_time(produce_file::run(args([input, "lines", &brokers]))).await;
     in_time(tail::run(args(["lines", &brokers, "5000"]))).await;
-    in_time(metrics::run(args(["lines", &brokers, "2"]))).await;
     let group = ["lines", "workers", &brokers, "3", "5000"];
     in_time(workers::run(args(group))).await;
+    in_time(metrics::run(args(["lines", &brokers, "2", "workers"]))).await;
     in_time(request_reply::run(args([&brokers, "20"]))).await;
 
     // A copy that was broken off in the middle of a line goes on as if nothing had happened.
