@@ -53,76 +53,19 @@ fn ms_of(text: &str) -> Option<i64> {
     number.parse::<i64>().ok()?.checked_mul(factor)
 }
 
-/// A number of exactly so many digits within a range, and what follows it.
-fn number(text: &str, digits: usize, range: std::ops::RangeInclusive<i64>) -> Option<(i64, &str)> {
-    let (head, rest) = text.split_at_checked(digits)?;
-    if !head.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    let value = head.parse().ok().filter(|value| range.contains(value))?;
-    Some((value, rest))
-}
-
 fn rfc3339(text: &str) -> Option<i64> {
-    let (year, rest) = number(text, 4, 0..=9999)?;
-    let (month, rest) = number(rest.strip_prefix('-')?, 2, 1..=12)?;
-    let (day, rest) = number(rest.strip_prefix('-')?, 2, 1..=days_in(year, month))?;
-    let rest = rest.strip_prefix(['T', 't', ' '])?;
-    let (hour, rest) = number(rest, 2, 0..=23)?;
-    let (minute, rest) = number(rest.strip_prefix(':')?, 2, 0..=59)?;
-    // A leap second counts as the one after it.
-    let (second, rest) = number(rest.strip_prefix(':')?, 2, 0..=60)?;
-    let (ms, rest) = match rest.strip_prefix('.') {
-        Some(fraction) => {
-            let digits = fraction.bytes().take_while(u8::is_ascii_digit).count();
-            let (fraction, rest) = fraction.split_at(digits);
-            let shown = format!("{fraction:0<3}");
-            (number(&shown, 3, 0..=999).filter(|_| digits > 0)?.0, rest)
-        }
-        None => (0, rest),
-    };
-    let days = days_before(year, month) + day - 1;
-    let local = ((days * 24 + hour) * 60 + minute) * 60 + second;
-    Some((local - offset_s(rest)?) * 1_000 + ms)
+    let time = chrono::DateTime::parse_from_rfc3339(text).ok()?;
+    Some(time.timestamp_millis())
 }
 
-/// Seconds by which local time is ahead.
-fn offset_s(text: &str) -> Option<i64> {
-    if matches!(text, "Z" | "z") {
-        return Some(0);
-    }
-    let sign = match text.chars().next()? {
-        '+' => 1,
-        '-' => -1,
-        _ => return None,
-    };
-    let (hours, rest) = number(&text[1..], 2, 0..=23)?;
-    let (minutes, rest) = number(rest.strip_prefix(':')?, 2, 0..=59)?;
-    rest.is_empty()
-        .then_some(sign * (hours * 60 + minutes) * 60)
-}
-
-fn is_leap(year: i64) -> bool {
-    year % 4 == 0 && (year % 100 != 0 || year % 400 == 0)
-}
-
-fn days_in(year: i64, month: i64) -> i64 {
-    match month {
-        2 if is_leap(year) => 29,
-        2 => 28,
-        4 | 6 | 9 | 11 => 30,
-        _ => 31,
-    }
-}
-
-/// Days from 1970 to the first of a month.
-fn days_before(year: i64, month: i64) -> i64 {
-    // Leap years before this one, counted from the year 1.
-    let leaps = |year: i64| {
-        (year - 1).div_euclid(4) - (year - 1).div_euclid(100) + (year - 1).div_euclid(400)
-    };
-    let years = (year - 1970) * 365 + leaps(year) - leaps(1970);
-    years + (1..month).map(|month| days_in(year, month)).sum::<i64>()
+/// A moment, in milliseconds since 1970, as a person reads it; [`parse`] does, too.
+pub fn shown(ms: u64) -> String {
+    let time = i64::try_from(ms).ok();
+    let time = time.and_then(chrono::DateTime::from_timestamp_millis);
+    time.map_or_else(
+        || ms.to_string(),
+        |time| time.format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string(),
+    )
 }
 
 #[cfg(test)]
@@ -150,6 +93,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_shown_can_be_read() {
+        assert_eq!(shown(1_795_249_800_250), "2026-11-21T08:30:00.250Z");
+        assert_eq!(
+            parse(&shown(1_795_249_800_250)),
+            Ok(Moment::At(1_795_249_800_250))
+        );
+        assert_eq!(shown(u64::MAX), u64::MAX.to_string());
+    }
+
+    #[test]
     fn what_is_no_moment_is_refused() {
         for bad in [
             "",
@@ -168,6 +121,7 @@ mod tests {
             "2026-11-21T08:30:00Zz",
             "-9999999999999999d",
             "2026-11-2éT08:30:00Z",
+            "99999-11-21T08:30:00Z",
         ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
