@@ -44,6 +44,9 @@ pub struct Config {
     pub groups: Groups,
     /// What the broker says of itself.
     pub logging: Logging,
+    /// Every key with where its value comes from, for who asks.
+    #[serde(skip)]
+    pub settings: Vec<baton_protocol::inspect::Setting>,
 }
 
 impl Config {

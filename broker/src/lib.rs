@@ -18,6 +18,7 @@ pub mod failure;
 pub mod groups;
 pub mod hosting;
 pub mod http;
+pub mod inspect;
 pub mod logging;
 pub mod net;
 pub mod node;

@@ -30,6 +30,7 @@ use crate::config::{Config, Voter};
 use crate::data_dir::DataDir;
 use crate::failure::Failure;
 use crate::groups::topic::GroupsTopic;
+use crate::inspect::events::Events;
 use crate::net::listener::listen;
 use crate::producer_ids::ProducerIds;
 use crate::shared::{Known, Shared};
@@ -113,6 +114,7 @@ async fn serve(
         cold_reads: ColdReads::default(),
         control: control.clone(),
         clock,
+        events: Events::default(),
         known: watch::Sender::new(Known::default()),
         producer_ids: ProducerIds::default(),
         groups_topic: GroupsTopic::default(),

@@ -19,6 +19,7 @@ use crate::clock::Clock;
 use crate::cold_reads::ColdReads;
 use crate::config::Config;
 use crate::groups::topic::GroupsTopic;
+use crate::inspect::events::Events;
 use crate::net::connection::Outgoing;
 use crate::producer_ids::ProducerIds;
 
@@ -135,6 +136,8 @@ pub struct Shared {
     pub control: ControlLink,
     /// The time.
     pub clock: Clock,
+    /// What has happened in the cluster; the router writes it.
+    pub events: Events,
     /// The metadata; the router writes it.
     pub known: watch::Sender<Known>,
     /// Ids for idempotent producers.

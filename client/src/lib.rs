@@ -46,6 +46,7 @@ mod consumer;
 mod coordinator;
 mod error;
 mod groups;
+mod inspect;
 mod metadata;
 mod partition;
 mod place;
@@ -61,7 +62,10 @@ pub use baton_protocol::error::ErrorCode;
 pub use baton_protocol::groups::{
     AssignedTopic, GroupDescription, GroupPhase, GroupSummary, MemberDescription, ResetTo,
 };
-pub use baton_protocol::ids::{LeaderEpoch, Offset, PartitionIndex};
+pub use baton_protocol::ids::{BrokerId, LeaderEpoch, MetadataIndex, Offset, PartitionIndex};
+pub use baton_protocol::inspect::{
+    ClusterEvent, DiscardedEntries, Happening, Quarantined, Setting, SettingSource,
+};
 pub use baton_protocol::metadata::Flush;
 pub use baton_protocol::policy::{Limit, PolicyChanges, TopicPolicy};
 pub use builder::ClientBuilder;
@@ -69,6 +73,7 @@ pub use client::Client;
 pub use consumer::{AutoCommit, Consumer, ConsumerBuilder, Event, OutOfRange};
 pub use error::{CommitRefusal, Error, ErrorKind, Result};
 pub use groups::{Committed, GroupOffsets, ResetPlan, ResetRow, ResetScope};
+pub use inspect::ClusterEvents;
 pub use partition::Partition;
 pub use producer::{
     Ack, KeyHash, Partitioner, Producer, ProducerBuilder, TrySendError, partition_of_key,

@@ -10,6 +10,7 @@ use crate::admin::{AdminRequest, AdminResponse};
 use crate::error::WireError;
 use crate::groups::{GroupRequest, GroupResponse};
 use crate::ids::{BrokerId, ClusterId, LeaderEpoch, Offset, PartitionIndex, ProducerId, TopicId};
+use crate::inspect::{InspectRequest, InspectResponse};
 use crate::metadata::ClusterView;
 
 /// The version of this protocol. A hello names the lowest and highest that its sender speaks.
@@ -130,6 +131,8 @@ pub enum RequestBody {
         /// What is asked.
         request: GroupRequest,
     },
+    /// Asks this broker about itself. Answered by [`ResponseBody::Inspect`].
+    Inspect(InspectRequest),
 }
 
 /// What a broker sends on a client's connection.
@@ -214,6 +217,8 @@ pub enum ResponseBody {
     Admin(AdminResponse),
     /// To `Group`.
     Group(GroupResponse),
+    /// To `Inspect`.
+    Inspect(InspectResponse),
 }
 
 /// A partition's offsets, as its leader knows them.

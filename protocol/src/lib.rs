@@ -11,6 +11,7 @@ pub mod error;
 pub mod frame;
 pub mod groups;
 pub mod ids;
+pub mod inspect;
 pub mod metadata;
 pub mod peer;
 pub mod policy;

@@ -11,6 +11,7 @@ pub mod core;
 mod detector;
 mod election;
 mod elections;
+pub mod events;
 mod lineage;
 mod placement;
 pub mod rules;

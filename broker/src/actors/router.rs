@@ -186,6 +186,13 @@ impl Router {
         }
     }
 
+    fn note_events(&self, before: &ClusterState, after: &ClusterState) {
+        if after.index > before.index {
+            let now_ms = u64::try_from(self.shared.clock.wall_ms()).unwrap_or(0);
+            self.shared.events.note(before, after, now_ms);
+        }
+    }
+
     /// Brings everything in step with the state.
     fn follow(&mut self, ctx: &mut Context<Self>) {
         let (Some(state), Some(me)) = (self.state.take(), self.shared.me()) else {
@@ -640,6 +647,10 @@ impl Handler<MetadataSnapshot> for Router {
         {
             return;
         }
+        match &self.state {
+            Some(before) => self.note_events(before, &state),
+            None => self.shared.events.begin(&state),
+        }
         self.state = Some(state);
         self.follow(ctx);
     }
@@ -649,10 +660,15 @@ impl Handler<MetadataCommands> for Router {
     type Result = ();
 
     fn handle(&mut self, MetadataCommands(commands): MetadataCommands, ctx: &mut Self::Context) {
-        let Some(state) = &mut self.state else {
+        let Some(mut state) = self.state.take() else {
             return;
         };
-        state.catch_up(&commands);
+        for command in commands {
+            let before = state.clone();
+            state.catch_up(std::slice::from_ref(&command));
+            self.note_events(&before, &state);
+        }
+        self.state = Some(state);
         self.follow(ctx);
     }
 }

@@ -28,6 +28,7 @@ use crate::actors::coordinator::{AskGroup, Coordinator};
 use crate::actors::messages::{AskStatus, LogDamaged, Produce};
 use crate::actors::subscription::{Subscription, Wanted};
 use crate::driver::CheckedBatch;
+use crate::inspect;
 use crate::net::connection::{self, ConnectionError, FrameReader, Outgoing};
 use crate::shared::Shared;
 
@@ -184,6 +185,13 @@ impl Session {
                     ErrorCode::InvalidRequest,
                     "the topic of consumer groups is made by the brokers, when the first consumer of a group comes",
                 )));
+            }
+            RequestBody::Inspect(request) => {
+                let shared = self.shared.clone();
+                actix::spawn(async move {
+                    let answered = inspect::answer(shared, request).await;
+                    answer.send(answered.map(ResponseBody::Inspect));
+                });
             }
             RequestBody::Admin(request) => {
                 let control = self.shared.control.clone();

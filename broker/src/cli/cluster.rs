@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use anyhow::bail;
 use baton_protocol::admin::PartitionTrouble;
-use baton_protocol::ids::ClusterId;
+use baton_protocol::ids::{BrokerId, ClusterId};
 use baton_raft::{CallError, Identity};
 use clap::Subcommand;
 use serde_json::json;
 
 use crate::cli::output::{count, print_json, print_table, say};
-use crate::cli::{Global, block_on, bootstrap};
+use crate::cli::{Global, block_on, bootstrap, inspect};
 
 /// How long a voter may take to answer.
 const VOTER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,6 +32,27 @@ pub enum ClusterCommand {
     /// Show brokers, controller, and partitions that something is wrong with. Ends with 0 although
     /// something is: with --json, `troubles` says what.
     Status,
+    /// Show what has happened: brokers, leaders, in-sync sets, topics. What a broker has seen since it
+    /// was started, the last 10,000 events at most.
+    Events {
+        /// Whom to ask, by its number; otherwise one that is up.
+        #[arg(long)]
+        broker: Option<u32>,
+        /// Go on with what happens from now on, until Ctrl-C.
+        #[arg(long, short)]
+        follow: bool,
+    },
+    /// Show the configuration that a broker runs with, and where each value comes from.
+    Config {
+        /// The broker's number.
+        broker: u32,
+    },
+    /// Show what brokers keep of entries that were discarded and of files that were damaged.
+    Quarantine {
+        /// Of this one only, by its number; otherwise of all that are up.
+        #[arg(long)]
+        broker: Option<u32>,
+    },
 }
 
 /// A cluster could not be formed.
@@ -79,6 +100,15 @@ pub fn run(command: &ClusterCommand, global: &Global) -> anyhow::Result<()> {
                 say!("cluster {cluster_id} formed with {voters}")
             }
             ClusterCommand::Status => status(global).await,
+            ClusterCommand::Events { broker, follow } => {
+                inspect::events(global, broker.map(BrokerId), *follow).await
+            }
+            ClusterCommand::Config { broker } => {
+                inspect::configuration(global, BrokerId(*broker)).await
+            }
+            ClusterCommand::Quarantine { broker } => {
+                inspect::quarantine(global, broker.map(BrokerId)).await
+            }
         }
     })
 }

@@ -11,6 +11,7 @@ pub mod consume;
 pub mod dev;
 pub mod format;
 pub mod group;
+mod inspect;
 pub mod log;
 pub mod manual;
 mod moment;

@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use baton_protocol::inspect::{self, SettingSource};
 use config::{FileFormat, Source, Value, ValueKind};
 
 use super::rules::{self, KEYS};
@@ -69,6 +70,20 @@ impl Setting {
             Value::from(text)
         };
         Setting { key, value, origin }
+    }
+
+    /// As operators are shown it.
+    fn shown(&self) -> inspect::Setting {
+        inspect::Setting {
+            key: self.key.clone(),
+            value: self.toml(),
+            source: match &self.origin {
+                Origin::Default => SettingSource::Default,
+                Origin::File(path) => SettingSource::File(path.display().to_string()),
+                Origin::Variable(name) => SettingSource::Environment(name.clone()),
+                Origin::Flag(name) => SettingSource::Flag(name.clone()),
+            },
+        }
     }
 
     /// The value as it stands in a TOML file.
@@ -187,12 +202,13 @@ impl Loaded {
             layers.insert(setting.key.clone(), setting);
         }
         let builder = config::Config::builder().add_source(Layers(layers.clone()));
-        let config: Config = builder.build()?.try_deserialize()?;
+        let mut config: Config = builder.build()?.try_deserialize()?;
         if let Some(conflict) = rules::conflict(&config) {
             return Err(conflict_error(conflict, &layers));
         }
         let settings = KEYS.iter().filter_map(|(key, _)| layers.remove(*key));
-        let settings = settings.collect();
+        let settings: Vec<Setting> = settings.collect();
+        config.settings = settings.iter().map(Setting::shown).collect();
         Ok(Loaded { config, settings })
     }
 }

@@ -30,7 +30,9 @@ fn refusal(text: &str, environment: &[(&str, &str)], flags: &[Override]) -> Stri
 
 #[test]
 fn the_embedded_file_is_the_default() {
-    let loaded = Loaded::of(None, [], &[]).unwrap();
+    let mut loaded = Loaded::of(None, [], &[]).unwrap();
+    let shown = std::mem::take(&mut loaded.config.settings);
+    assert_eq!(shown.len(), loaded.settings.len());
     assert_eq!(loaded.config, Config::default());
     assert!(
         loaded

@@ -9,6 +9,7 @@ mod groups;
 mod harness;
 mod health;
 mod hostile;
+mod inspect;
 mod retention;
 mod topics;
 mod usage;

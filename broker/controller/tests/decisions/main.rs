@@ -1,5 +1,6 @@
 //! What the controller decides, one rule a test.
 
+mod events;
 mod health;
 mod losses;
 mod many;
