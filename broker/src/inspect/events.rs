@@ -57,7 +57,10 @@ impl Events {
             if first == after.index {
                 break;
             }
-            remembered.events.retain(|event| event.index != first);
+            let of_it = |event: &ClusterEvent| event.index == first;
+            while remembered.events.front().is_some_and(of_it) {
+                remembered.events.pop_front();
+            }
             remembered.known_from = first;
         }
     }
@@ -96,9 +99,11 @@ mod tests {
 
     use super::*;
 
-    /// A state in which this many topics were made, one after the other.
+    /// This many topics were made, one after the other, and each is the only one: what it takes to find
+    /// out goes by their number.
     fn grown(events: &Events, state: &mut ClusterState, topics: u128) {
         for i in 0..topics {
+            state.topics.clear();
             let before = state.clone();
             let index = MetadataIndex(state.index.0 + 1);
             let create = Command::CreateTopic {

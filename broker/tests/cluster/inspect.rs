@@ -66,7 +66,7 @@ async fn brokers_tell_what_has_happened_how_they_are_set_and_what_they_keep() {
     };
     assert_eq!(of("broker.id").value, other.to_string());
     assert_eq!(of("broker.id").source, SettingSource::Flag("--id".into()));
-    assert_eq!(of("log.segment_bytes").source, SettingSource::Default);
+    assert_eq!(of("log.segment_bytes_max").source, SettingSource::Default);
     let nobody = admin.broker_configuration(BrokerId(9)).await;
     let nobody = nobody.expect_err("there is none");
     assert_eq!(nobody.kind(), ErrorKind::Refused);
