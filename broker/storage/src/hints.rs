@@ -59,7 +59,7 @@ struct MovedStart {
 
 /// What a log shares with its jobs. It goes with the log, so that no job outlives it.
 #[derive(Debug)]
-struct Shared {
+pub(crate) struct Shared {
     dir: PathBuf,
     identity: LogIdentity,
     /// Held while a job runs.
@@ -69,7 +69,7 @@ struct Shared {
 }
 
 #[derive(Debug)]
-struct Turn {
+pub(crate) struct Turn {
     /// As the log has it: a job that was made before a cut is void.
     cuts: Option<u64>,
     /// The end that the account is of which was kept last.
@@ -79,12 +79,28 @@ struct Turn {
 }
 
 impl Shared {
-    fn turn(&self) -> MutexGuard<'_, Turn> {
+    /// The directory of the log.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Whether the log has been cut so often, and is open.
+    pub fn is_at(&self, cuts: u64) -> bool {
+        self.turn().is_at(cuts)
+    }
+
+    /// To be held by whoever changes the log's files beside its owner.
+    pub fn turn(&self) -> MutexGuard<'_, Turn> {
         self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Turn {
+    /// As [`Shared::is_at`].
+    pub fn is_at(&self, cuts: u64) -> bool {
+        self.cuts == Some(cuts)
+    }
+
     /// Keeps an account, unless a newer one is kept already.
     fn save(&mut self, shared: &Shared, at: Point, account: &[u8]) -> Result<(), StorageError> {
         if at.end < self.account_end {
@@ -124,6 +140,22 @@ impl Hints {
             resets: 0,
             expired: Vec::new(),
         }
+    }
+
+    /// What the log shares with its jobs.
+    pub fn shared(&self) -> Weak<Shared> {
+        Arc::downgrade(&self.shared)
+    }
+
+    /// How often the log has been cut; none once it is closed.
+    pub fn cuts(&self) -> Option<u64> {
+        self.cuts
+    }
+
+    /// Jobs that have not run yet come to nothing, but for what they remove below the start.
+    pub fn void(&mut self) {
+        self.cuts = self.cuts.map(|cuts| cuts + 1);
+        self.shared.turn().cuts = self.cuts;
     }
 
     /// The log ends: nothing is written any more.
@@ -222,11 +254,11 @@ pub struct HintJob {
 
 /// An index to be written.
 #[derive(Debug)]
-struct IndexOf {
-    segment: Arc<Segment>,
-    len: usize,
-    end: Offset,
-    epochs: Vec<(LeaderEpoch, Offset)>,
+pub(crate) struct IndexOf {
+    pub segment: Arc<Segment>,
+    pub len: usize,
+    pub end: Offset,
+    pub epochs: Vec<(LeaderEpoch, Offset)>,
 }
 
 impl HintJob {
@@ -307,7 +339,7 @@ fn remove_segment(path: &Path) -> Result<(), StorageError> {
 }
 
 impl IndexOf {
-    fn write(&self, identity: LogIdentity) -> Result<(), StorageError> {
+    pub fn write(&self, identity: LogIdentity) -> Result<(), StorageError> {
         if self.segment.indexed.load(Ordering::Acquire) >= self.len {
             return Ok(());
         }

@@ -5,6 +5,8 @@
 //! `docs/storage.md`. This is the only crate with `unsafe` code, all of it in `segment.rs`.
 
 mod by_time;
+mod compact;
+mod compact_file;
 mod damage;
 mod epochs;
 mod error;
@@ -14,6 +16,7 @@ mod header;
 mod hints;
 mod index;
 mod index_file;
+mod keys;
 mod log;
 mod mark;
 mod mark_file;
@@ -34,6 +37,7 @@ mod trust;
 pub mod verify;
 mod witness;
 
+pub use compact::{Compaction, CompactionRules};
 pub use damage::{Damage, DamageNote};
 pub use error::{ReadError, Shortage, StorageError};
 pub use files::make_dirs;

@@ -11,6 +11,7 @@ use baton_protocol::batch::{
 };
 use baton_protocol::ids::{LeaderEpoch, Offset};
 
+use crate::compact::Compacting;
 use crate::epochs::Run;
 use crate::error::{IoContext, ReadError, StorageError};
 use crate::files::{make_dirs, sync_dir};
@@ -71,6 +72,7 @@ pub struct Log {
     pub(crate) hints: Hints,
     /// The last segment takes nothing more.
     pub(crate) next_begins: bool,
+    pub(crate) compacting: Compacting,
 }
 
 impl Log {
@@ -133,6 +135,7 @@ impl Log {
             trusted: Arc::default(),
             hints: Hints::new(dir.to_owned(), identity),
             next_begins: false,
+            compacting: Compacting::default(),
         };
         if recovery.damage.is_some() {
             log.trusted.fail();
@@ -321,6 +324,7 @@ impl Log {
 
     fn cut(&mut self, to: Offset) -> Result<(), StorageError> {
         self.generation += 1;
+        self.end_compaction();
         let kept = self.last_entry_below(to)?;
         // What lies below the start may still be in the first segment: it ends there then.
         let end = kept.map_or(self.start, |(_, _, end)| end.max(self.start));
@@ -355,6 +359,7 @@ impl Log {
                 sync_dir(&self.dir)?;
             }
         }
+        self.compacting.cut(end);
         self.epochs.retain(|run| run.1 < end);
         self.end = end;
         self.durable_end = self.durable_end.min(end);

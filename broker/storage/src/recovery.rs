@@ -160,14 +160,16 @@ fn clear_tail(path: &Path, len: usize) -> Result<(), StorageError> {
     file.sync_all().context(path, "flush")
 }
 
-/// Files whose making was cut off before they had a name, segments and indexes, and indexes of
+/// Files whose making was cut off before they had a name, segments, what is left of some, indexes, and indexes of
 /// segments that are gone.
 fn unclaimed(dir: &Path) -> Result<Vec<PathBuf>, StorageError> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(dir).context(dir, "list")? {
         let path = entry.context(dir, "list")?.path();
         let name = path.to_string_lossy();
-        let unnamed = name.ends_with(".log.tmp") || name.ends_with(".index.tmp");
+        let unnamed = [".log.tmp", ".index.tmp", ".compacted.tmp"]
+            .iter()
+            .any(|ending| name.ends_with(ending));
         if unnamed || name.ends_with(".index") && !path.with_extension("log").exists() {
             files.push(path);
         }

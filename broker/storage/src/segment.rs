@@ -133,11 +133,27 @@ impl Segment {
         newest: i64,
         index: SparseIndex,
     ) -> Result<Segment, StorageError> {
+        let file = path.clone();
+        Segment::open_at(&file, path, header, capacity, len, end, newest, index)
+    }
+
+    /// The same of a file that is still at another place than `path`, where it is to be.
+    #[allow(clippy::too_many_arguments, reason = "what a segment consists of")]
+    pub(crate) fn open_at(
+        file: &Path,
+        path: PathBuf,
+        header: SegmentHeader,
+        capacity: usize,
+        len: usize,
+        end: Offset,
+        newest: i64,
+        index: SparseIndex,
+    ) -> Result<Segment, StorageError> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
-            .open(&path)
-            .context(&path, "open")?;
+            .open(file)
+            .context(file, "open")?;
         let size = file.metadata().context(&path, "stat")?.len() as usize;
         let capacity = capacity.max(size);
         let segment = Segment::map(path, file, header, capacity, len)?;

@@ -38,6 +38,7 @@ impl Log {
         if to <= self.start {
             return Ok(());
         }
+        self.adopt_compacted();
         let at = Point::at(to, &self.epochs);
         self.start = to;
         self.epochs = epochs::from(to, &self.epochs);
@@ -88,6 +89,8 @@ impl Log {
 
     fn begin_at(&mut self, at: Point, account: Option<&[u8]>) -> Result<(), StorageError> {
         self.generation += 1;
+        self.end_compaction();
+        self.compacting.cut(Offset::ZERO);
         self.hints.reset(&self.parts)?;
         // What goes is not damage.
         self.mark.set(self.extent_to(self.marked_start.end))?;

@@ -12,7 +12,7 @@ use crate::batch::{BatchError, snappy};
 pub const EXPANDED_BYTES_MAX: usize = 64 << 20;
 
 /// Of a batch's attributes, those that name the codec.
-const CODEC_BITS: i16 = 7;
+pub(super) const CODEC_BITS: i16 = 7;
 
 /// What room a codec's output gets to begin with, as a multiple of its input.
 const RATIO_GUESS: usize = 4;

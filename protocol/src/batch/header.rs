@@ -47,7 +47,7 @@ pub struct ProducerStamp {
     pub epoch: u16,
     /// Sequence of the first record.
     pub sequence: u32,
-    /// Number of records.
+    /// Number of records that it was sent with: compaction may have left fewer.
     pub records: u32,
 }
 
@@ -215,7 +215,7 @@ impl BatchHeader {
             id: ProducerId(u64::try_from(self.producer_id).ok()?),
             epoch: u16::try_from(self.producer_epoch).ok()?,
             sequence: u32::try_from(self.base_sequence).ok()?,
-            records: self.record_count,
+            records: self.last_offset_delta + 1,
         })
     }
 

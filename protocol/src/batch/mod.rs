@@ -12,6 +12,7 @@
 //! | `build` | making batches |
 //! | `codec` | compressing records and expanding them again, within a bound |
 //! | `records` | reading the records of a batch |
+//! | `retain` | batches with fewer records, as compaction leaves them |
 //! | `validate` | what a broker demands of a producer's batch |
 
 mod build;
@@ -19,6 +20,7 @@ mod codec;
 mod entry;
 mod header;
 mod records;
+mod retain;
 mod snappy;
 mod validate;
 mod varint;
@@ -28,6 +30,7 @@ pub use codec::{Codec, EXPANDED_BYTES_MAX};
 pub use entry::{ENTRY_OVERHEAD_BYTES, EntryIter, EntryRef, entry_crc, parse_entry, verify_entry};
 pub use header::{BATCH_HEADER_BYTES, BatchHeader, ProducerStamp, assign};
 pub use records::{HeaderIter, RecordIter, RecordRef, RecordWalk, expand_records};
+pub use retain::{check_keys, retain_records};
 pub use validate::{HEADERS_PER_RECORD_MAX, validate_produced};
 
 /// Bytes that are no (good) batch.

@@ -146,6 +146,11 @@ impl RecordWalk {
         }
     }
 
+    /// How many bytes of the records it has walked over.
+    pub(super) fn position(&self) -> usize {
+        self.at
+    }
+
     /// The next of `records`, which are the same at every call. Ends after the first error.
     #[inline]
     pub fn next<'a>(&mut self, records: &'a [u8]) -> Option<Result<RecordRef<'a>, BatchError>> {
