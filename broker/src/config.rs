@@ -234,6 +234,11 @@ pub struct Log {
     /// How much of what was not checked then is checked in a second; 0 means none.
     #[serde(with = "bytes")]
     pub scrub_bytes_per_second: usize,
+    /// How much is read of what is compacted in a second.
+    #[serde(with = "bytes")]
+    pub compaction_bytes_per_second: usize,
+    /// Most keys that are kept in memory while a log is compacted, one log at a time.
+    pub compaction_keys_max: u64,
     /// How often it is looked for entries that are too old, or too many, in milliseconds.
     pub retention_check_interval_ms: u64,
 }
@@ -257,6 +262,8 @@ impl Default for Log {
             flush_interval_ms: 1_000,
             check_at_start: CheckAtStart::Tail,
             scrub_bytes_per_second: 16 << 20,
+            compaction_bytes_per_second: 16 << 20,
+            compaction_keys_max: 1_000_000,
             retention_check_interval_ms: 5_000,
         }
     }

@@ -53,6 +53,9 @@ pub trait PartitionLog: Send {
     fn expired(&mut self, _now_ms: i64) -> Option<Offset> {
         None
     }
+    /// To be called now and then, with the time of day: entries below `up_to` may go that newer ones there
+    /// supersede.
+    fn compact(&mut self, _now_ms: i64, _up_to: Offset) {}
     /// Whole entries from `from` on: as many as fit, at least one; none at the end. Does not wait: where
     /// it would have to, it says what is to be done by a thread that may.
     fn read(&self, from: Offset, bytes_max: usize) -> Result<Found, StorageError>;
@@ -226,6 +229,12 @@ impl CheckedBatch {
             producer: producer_of(&header),
             bytes,
         })
+    }
+
+    /// Checks that all of its records have keys.
+    pub fn check_keys(&self) -> Result<(), batch::BatchError> {
+        let header = BatchHeader::parse(&self.bytes)?;
+        batch::check_keys(&self.bytes, &header, batch::EXPANDED_BYTES_MAX)
     }
 
     /// Its size.
@@ -613,8 +622,11 @@ impl Driver {
         self.log.set_policy(policy);
     }
 
-    /// Has what is too old go, if this replica leads; the others follow. To be called now and then.
+    /// Has what is too old go, if this replica leads; the others follow. What newer entries supersede goes on
+    /// each by itself. To be called now and then.
     pub fn expire(&mut self, now: Tick, out: &mut Vec<Output>) {
+        let up_to = self.replica.compactable_end();
+        self.log.compact(self.wall_clock_ms, up_to);
         let expired = self.log.expired(self.wall_clock_ms);
         if let Some(to) = expired
             && self.replica.leading().is_some()

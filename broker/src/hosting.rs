@@ -6,15 +6,15 @@ use std::path::{Path, PathBuf};
 
 use baton_protocol::batch::EntryIter;
 use baton_protocol::ids::{BrokerId, BrokerLife, LeaderEpoch, Offset, TopicId, TopicPartition};
-use baton_protocol::policy::TopicPolicy;
+use baton_protocol::policy::{DELETE_RETENTION_MS, TopicPolicy};
 use baton_replication::epochs::EpochHistory;
 use baton_replication::event::PartitionView;
 use baton_replication::producers::{ProducerTable, RememberedBatch};
 use baton_replication::rules::Rules;
 use baton_replication::{LogShape, Replica};
 use baton_storage::{
-    Chunk, DamageNote, Glance, Log, LogIdentity, LogReader, Retention, Shortage, StorageError,
-    Trust, ask_recheck, make_dirs, start_wanted,
+    Chunk, CompactionRules, DamageNote, Glance, Log, LogIdentity, LogReader, Retention, Shortage,
+    StorageError, Trust, ask_recheck, make_dirs, start_wanted,
 };
 
 use crate::caretaker::Caretaker;
@@ -192,6 +192,8 @@ fn open_in(
         account_bytes: 0,
         segment_bytes_max: config.log.segment_bytes_max,
         retention: Retention::default(),
+        delete_retention_ms: None,
+        compaction_keys_max: config.log.compaction_keys_max as usize,
     };
     Ok(OpenedReplica {
         reader,
@@ -333,6 +335,9 @@ struct StoredLog {
     /// As the broker is configured, for topics that say nothing else.
     segment_bytes_max: usize,
     retention: Retention,
+    /// How long records without a value stay, if older records of keys go.
+    delete_retention_ms: Option<u64>,
+    compaction_keys_max: usize,
 }
 
 /// What is kept of producers, if there are any.
@@ -396,15 +401,47 @@ impl PartitionLog for StoredLog {
     }
 
     fn set_policy(&mut self, policy: &TopicPolicy) {
-        self.retention = Retention {
-            ms: policy.retention_ms,
-            bytes: policy.retention_bytes,
+        let cleanup = policy.cleanup();
+        self.retention = match cleanup.deletes() {
+            true => Retention {
+                ms: policy.retention_ms,
+                bytes: policy.retention_bytes,
+            },
+            false => Retention::default(),
         };
+        let delete_retention_ms = policy.delete_retention_ms.unwrap_or(DELETE_RETENTION_MS);
+        self.delete_retention_ms = cleanup.compacts().then_some(delete_retention_ms);
         let bytes = policy
             .segment_bytes
             .and_then(|bytes| usize::try_from(bytes).ok());
         self.log
             .set_segment_bytes_max(bytes.unwrap_or(self.segment_bytes_max));
+    }
+
+    fn compact(&mut self, now_ms: i64, up_to: Offset) {
+        self.log.adopt_compacted();
+        let Some(delete_retention_ms) = self.delete_retention_ms else {
+            return;
+        };
+        // What is not added to any more can be compacted, and in time it should be.
+        let age_ms = delete_retention_ms.max(PIECE_MS_MIN);
+        let age_ms = i64::try_from(age_ms).unwrap_or(i64::MAX);
+        self.log
+            .end_segment_from_before(now_ms.saturating_sub(age_ms));
+        let rules = CompactionRules {
+            now_ms,
+            up_to,
+            delete_retention_ms,
+            keys_max: self.compaction_keys_max,
+        };
+        if let Some(pass) = self.log.compaction(&rules) {
+            let identity = self.log.identity();
+            let partition = TopicPartition {
+                topic: identity.topic,
+                partition: identity.partition,
+            };
+            self.caretaker.compact(partition, pass);
+        }
     }
 
     fn expired(&mut self, now_ms: i64) -> Option<Offset> {

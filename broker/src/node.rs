@@ -129,9 +129,10 @@ async fn serve(
     disk_probe::start(directory.path(), &disk);
     let failure = Failure::new(directory.path());
     let scrub_rate = shared.config.log.scrub_bytes_per_second;
+    let compaction_rate = shared.config.log.compaction_bytes_per_second;
     let around = Surroundings {
         control,
-        caretaker: Caretaker::start(scrub_rate, failure.clone())
+        caretaker: Caretaker::start(scrub_rate, compaction_rate, failure.clone())
             .context("the thread that looks after the logs cannot start")?,
         failure,
         controller_heard: shared.controller_heard.subscribe(),

@@ -11,6 +11,9 @@ pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 /// Longest `retention_ms`: a hundred years.
 pub const RETENTION_MS_MAX: u64 = 100 * 365 * 24 * 3_600_000;
 
+/// How long a record without a value is kept at least, where a topic says nothing else: a day.
+pub const DELETE_RETENTION_MS: u64 = 24 * 3_600_000;
+
 /// What is done with old entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -19,12 +22,30 @@ pub enum Cleanup {
     /// They are removed, oldest first, as the retention says.
     #[default]
     Delete,
+    /// Of each key the newest record is kept, older ones are removed. The retention counts for nothing.
+    Compact,
+    /// Both.
+    CompactDelete,
+}
+
+impl Cleanup {
+    /// Whether older records of a key are removed. Then every record has to have one.
+    pub fn compacts(self) -> bool {
+        matches!(self, Cleanup::Compact | Cleanup::CompactDelete)
+    }
+
+    /// Whether the retention counts.
+    pub fn deletes(self) -> bool {
+        matches!(self, Cleanup::Delete | Cleanup::CompactDelete)
+    }
 }
 
 impl std::fmt::Display for Cleanup {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Cleanup::Delete => "delete",
+            Cleanup::Compact => "compact",
+            Cleanup::CompactDelete => "compact,delete",
         })
     }
 }
@@ -41,6 +62,13 @@ pub struct TopicPolicy {
     /// How many bytes of the newest entries each replica of a partition keeps at least; none: all.
     #[serde(default)]
     pub retention_bytes: Option<u64>,
+    /// How long a record without a value, which deletes its key, is kept at least after it was written where
+    /// older records of a key are removed, in milliseconds; none: [`DELETE_RETENTION_MS`].
+    #[serde(default)]
+    pub delete_retention_ms: Option<u64>,
+    /// Older records of keys may have been removed: it was said once that they are.
+    #[serde(default)]
+    pub compacted: bool,
     /// Entries are removed a segment at a time: the most bytes of one; none: as the brokers are
     /// configured.
     #[serde(default)]
@@ -69,6 +97,12 @@ impl From<Limit> for Option<u64> {
 /// What is to be changed of a topic's policy; none: nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyChanges {
+    /// As [`TopicPolicy::cleanup`].
+    #[serde(default)]
+    pub cleanup: Option<Cleanup>,
+    /// As [`TopicPolicy::delete_retention_ms`].
+    #[serde(default)]
+    pub delete_retention_ms: Option<Limit>,
     /// As [`TopicPolicy::retention_ms`].
     #[serde(default)]
     pub retention_ms: Option<Limit>,
@@ -86,11 +120,23 @@ impl TopicPolicy {
     pub fn with(self, changes: &PolicyChanges) -> TopicPolicy {
         let new = |old, change: Option<Limit>| change.map_or(old, Option::from);
         TopicPolicy {
-            cleanup: self.cleanup,
+            cleanup: changes.cleanup.or(self.cleanup),
+            compacted: self.may_lack_entries(),
+            delete_retention_ms: new(self.delete_retention_ms, changes.delete_retention_ms),
             retention_ms: new(self.retention_ms, changes.retention_ms),
             retention_bytes: new(self.retention_bytes, changes.retention_bytes),
             segment_bytes: new(self.segment_bytes, changes.segment_bytes),
         }
+    }
+
+    /// What is done with old entries.
+    pub fn cleanup(&self) -> Cleanup {
+        self.cleanup.unwrap_or_default()
+    }
+
+    /// Whether logs may lack entries that newer ones supersede.
+    pub fn may_lack_entries(&self) -> bool {
+        self.compacted || self.cleanup().compacts()
     }
 
     /// Checks the ranges. The error says what is allowed.
@@ -100,6 +146,13 @@ impl TopicPolicy {
         {
             return Err(format!(
                 "entries are kept for 1 to {RETENTION_MS_MAX} ms (a hundred years), or for ever, not for {ms} ms"
+            ));
+        }
+        if let Some(ms) = self.delete_retention_ms
+            && ms > RETENTION_MS_MAX
+        {
+            return Err(format!(
+                "records that delete their key are kept for 0 to {RETENTION_MS_MAX} ms (a hundred years), not for {ms} ms"
             ));
         }
         if self.retention_bytes == Some(0) {
@@ -137,6 +190,24 @@ mod tests {
         assert_eq!(changed.retention_bytes, Some(7));
         assert_eq!(changed.segment_bytes, Some(1 << 20));
         assert_eq!(policy.with(&PolicyChanges::default()), policy);
+    }
+
+    #[test]
+    fn a_topic_that_was_once_compacted_stays_one_that_may_lack_entries() {
+        let change = |cleanup| PolicyChanges {
+            cleanup: Some(cleanup),
+            ..PolicyChanges::default()
+        };
+        let new = TopicPolicy::default();
+        assert!(!new.may_lack_entries() && new.cleanup().deletes());
+        assert!(!new.with(&change(Cleanup::Delete)).may_lack_entries());
+        let compacted = new.with(&change(Cleanup::Compact));
+        assert!(compacted.may_lack_entries() && !compacted.cleanup().deletes());
+        let again = compacted.with(&change(Cleanup::Delete));
+        assert!(again.may_lack_entries() && !again.cleanup().compacts());
+        assert!(again.with(&PolicyChanges::default()).may_lack_entries());
+        let both = Cleanup::CompactDelete;
+        assert!(both.compacts() && both.deletes());
     }
 
     #[test]

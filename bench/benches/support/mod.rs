@@ -75,6 +75,7 @@ pub fn view(flush: Flush) -> PartitionView {
         offset_floor: Offset::ZERO,
         lossy_epoch: LeaderEpoch::NONE,
         leader_keeps: Offset::MAX,
+        compacted: false,
         replicas: ids().map(|id| (id, replica)).collect(),
     }
 }
@@ -102,7 +103,7 @@ impl Replicas {
         for id in 1..=3 {
             let path = replicas._dir.path().join(id.to_string());
             let config = Config::default();
-            let caretaker = Caretaker::start(0, Failure::new(&path)).expect("a thread");
+            let caretaker = Caretaker::start(0, 1 << 20, Failure::new(&path)).expect("a thread");
             let trust = Trust::PageCache;
             let opened = hosting::open(&path, PARTITION, false, trust, &config, &caretaker);
             let links = (1..=3).filter(|other| *other != id).map(BrokerId);

@@ -56,6 +56,13 @@ impl EpochHistory {
         }
     }
 
+    /// Where the run of an epoch ends, in a log that ends at `log_end`; 0 if there is none.
+    pub fn end_of(&self, epoch: LeaderEpoch, log_end: Offset) -> Offset {
+        let place = self.runs.iter().position(|run| run.0 == epoch);
+        let next = place.map(|place| self.runs.get(place + 1));
+        next.map_or(Offset::ZERO, |next| next.map_or(log_end, |run| run.1))
+    }
+
     /// The history of a log that starts at `start`, behind an entry of this epoch, and has nothing yet.
     pub fn empty_at(start: Offset, before: LeaderEpoch) -> Self {
         let last = start.0.checked_sub(1).map(Offset);

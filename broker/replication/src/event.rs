@@ -60,6 +60,8 @@ pub struct PartitionView {
     pub lossy_epoch: LeaderEpoch,
     /// How much of its log the leader of this epoch keeps when it takes the lead.
     pub leader_keeps: Offset,
+    /// Logs may lack entries that newer ones have superseded.
+    pub compacted: bool,
     /// All replicas, this one included.
     pub replicas: BTreeMap<BrokerId, ReplicaView>,
 }

@@ -76,10 +76,13 @@ impl Replica {
         if !self.follow(append.epoch, append.leader, out) {
             return;
         }
+        if !self.fills_gaps(append.epoch, out) {
+            return;
+        }
         if !self.continues(append.prev_end, append.prev_epoch) {
             return self.answer_mismatch(&append, out);
         }
-        match self.fit(append.prev_end, entries) {
+        match self.fit(&append, entries) {
             Fit::Held => {}
             Fit::Overlap => {
                 return out.push(Effect::Ignored {
@@ -99,6 +102,10 @@ impl Replica {
                             self.break_down(breach, out);
                         }
                         return;
+                    }
+                    if to < self.log.high_watermark && self.may_lack_entries() {
+                        self.start_over(append.epoch, out);
+                        return self.answer_mismatch(&append, out);
                     }
                     self.truncate(to, append.epoch, out);
                 }
@@ -177,7 +184,8 @@ impl Replica {
 
     /// Compares the entries with those held. Those with equal offset and epoch are equal; the
     /// first other one decides.
-    fn fit(&self, prev_end: Offset, entries: &[EntryShape]) -> Fit {
+    fn fit(&self, append: &Append, entries: &[EntryShape]) -> Fit {
+        let prev_end = append.prev_end;
         if !self.rules.hold(Rule::EqualEntriesAreSkipped) {
             let cut = (prev_end < self.log.end).then_some(prev_end);
             return if entries.is_empty() && cut.is_none() {
@@ -186,24 +194,69 @@ impl Replica {
                 Fit::New { skip: 0, cut }
             };
         }
-        let mut end = prev_end;
+        let (mut end, mut epoch) = (prev_end, append.prev_epoch);
         for (i, entry) in entries.iter().enumerate() {
             if end >= self.log.end {
                 return Fit::New { skip: i, cut: None };
             }
             let same = entry.base < self.log.end && self.log.epochs.at(entry.base) == entry.epoch;
             if !same {
+                let parts = self.parts_at(end, epoch, entry.epoch);
                 return Fit::New {
                     skip: i,
-                    cut: Some(end),
+                    cut: (parts < self.log.end).then_some(parts),
                 };
             }
             if entry.end > self.log.end {
                 return Fit::Overlap;
             }
-            end = entry.end;
+            (end, epoch) = (entry.end, entry.epoch);
         }
         Fit::Held
+    }
+
+    /// Where this log parts from a leader's that has an entry of `before` up to `end`, and next one of
+    /// `after`, which is not held. Within one epoch the leader's log may lack entries, because newer ones
+    /// have superseded them: what this log has there of that epoch, both had.
+    fn parts_at(&self, end: Offset, before: LeaderEpoch, after: LeaderEpoch) -> Offset {
+        match before == after && self.rules.hold(Rule::GapsCutNothing) {
+            true => self.log.epochs.end_of(before, self.log.end).max(end),
+            false => end,
+        }
+    }
+
+    /// Whether this log may lack entries that others superseded.
+    fn may_lack_entries(&self) -> bool {
+        self.view.compacted && self.rules.hold(Rule::LostSupersedersAreMadeGood)
+    }
+
+    /// Sees to it that nothing is missing for good where an election may have lost entries. This log may lack
+    /// some that others have superseded which are lost now, and what was superseded counts again. A member
+    /// of the in-sync set had the others: it is whole up to where it is cut. Any other begins anew. False
+    /// while the metadata does not tell enough.
+    fn fills_gaps(&mut self, epoch: LeaderEpoch, out: &mut Vec<Effect>) -> bool {
+        let is_empty = self.log.end == self.log.start;
+        let is_new = self.log.epochs.last() < epoch;
+        if !self.may_lack_entries() || !is_new || is_empty {
+            return true;
+        }
+        if !self.knows_outcome_of(epoch) {
+            return false;
+        }
+        let is_member = self.view.in_sync.contains(&self.me.broker);
+        if self.may_give_up(epoch) && !is_member && self.anew_after < self.view.lossy_epoch {
+            self.start_over(epoch, out);
+        }
+        true
+    }
+
+    /// Discards the log, to be sent all of it again.
+    fn start_over(&mut self, epoch: LeaderEpoch, out: &mut Vec<Effect>) {
+        self.anew_after = self.view.lossy_epoch;
+        let start = self.log.start;
+        let before = self.log.epochs.before(start);
+        let producers = self.log.producers.below(start);
+        self.begin_anew(start, before, epoch, producers, out);
     }
 
     pub(crate) fn truncate(&mut self, to: Offset, epoch: LeaderEpoch, out: &mut Vec<Effect>) {
@@ -294,17 +347,20 @@ impl Replica {
             producers = ProducerTable::default();
         }
         producers.truncate(start);
-        self.begin_anew(&reset, producers, out);
+        self.begin_anew(start, prev_epoch, epoch, producers, out);
         self.acknowledge(out);
     }
 
-    fn begin_anew(&mut self, reset: &Reset, producers: ProducerTable, out: &mut Vec<Effect>) {
-        let Reset {
-            epoch,
-            start,
-            prev_epoch,
-            ..
-        } = *reset;
+    /// Discards the log, which begins anew at `start`, behind an entry of `prev_epoch`, as the history of
+    /// `epoch` demands it.
+    fn begin_anew(
+        &mut self,
+        start: Offset,
+        prev_epoch: LeaderEpoch,
+        epoch: LeaderEpoch,
+        producers: ProducerTable,
+        out: &mut Vec<Effect>,
+    ) {
         out.push(Effect::Reset {
             start,
             epoch_before: prev_epoch,

@@ -99,6 +99,9 @@ pub struct Replica {
     /// A cut was made while a flush was on: of what that flush claims, only what lies below the cut
     /// is what is in the log now.
     pub(crate) flush_ceiling: Option<Offset>,
+    /// The last election that may have lost entries after which this replica began anew, because its log
+    /// may lack what is needed again.
+    pub(crate) anew_after: LeaderEpoch,
     /// When the last heartbeat was sent that the controller has answered.
     pub(crate) heard_at: Option<Tick>,
     pub(crate) links: std::collections::BTreeSet<BrokerId>,
@@ -132,6 +135,7 @@ impl Replica {
             flushing: false,
             flushed_at: Tick(0),
             flush_ceiling: None,
+            anew_after: LeaderEpoch::NONE,
             heard_at: None,
             links: links.into_iter().collect(),
             role: Role::Follower(Follower::default()),
@@ -430,6 +434,25 @@ impl Replica {
     /// Whether a promise was broken.
     pub fn is_broken(&self) -> bool {
         matches!(self.role, Role::Broken)
+    }
+
+    /// How far a host may compact this log: what supersedes an entry below is committed, and durable here.
+    /// A leader waits for the whole in-sync set: so no member of it is ever sent a log that lacks an entry,
+    /// before what supersedes it.
+    pub fn compactable_end(&self) -> Offset {
+        let end = self.log.high_watermark.min(self.log.durable_end);
+        let Role::Leader(leader) = &self.role else {
+            return end;
+        };
+        if !self.rules.hold(Rule::CompactionAwaitsTheSet) {
+            return end;
+        }
+        let others = self.view.in_sync.iter().filter(|id| **id != self.me.broker);
+        let held = others.map(|id| {
+            let follower = leader.followers.get(id);
+            follower.map_or(Offset::ZERO, |follower| follower.matched)
+        });
+        held.fold(end, Offset::min)
     }
 
     /// Whether it leads and its watermark has passed the start of its epoch, so that the watermark

@@ -49,6 +49,12 @@ pub enum Rule {
     ResetOnlyWhatDiffers,
     /// A follower that begins anew knows the producers of what lies below.
     ResetBringsProducers,
+    /// A gap within an epoch is no conflict: logs part where the follower's run of it ends.
+    GapsCutNothing,
+    /// Where an election may have lost what superseded entries, a log that may lack these begins anew.
+    LostSupersedersAreMadeGood,
+    /// A leader's log is compacted no further than all members of the in-sync set have come.
+    CompactionAwaitsTheSet,
 }
 
 /// Which rules hold. All of them, unless a test says otherwise.

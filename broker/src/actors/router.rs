@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use actix::{Actor, Addr, ArbiterHandle, AsyncContext, Context, Handler, Message, ResponseFuture};
@@ -302,6 +302,10 @@ impl Router {
             }) => {
                 if topic.config.policy != *policy {
                     *policy = topic.config.policy;
+                    if let Some(hosted) = self.shared.routes.get(&partition) {
+                        let keyed = policy.cleanup().compacts();
+                        hosted.keyed.store(keyed, Ordering::Relaxed);
+                    }
                     actor.do_send(PolicyChanged(*policy));
                 }
                 let now = view_of(state, topic, record);
@@ -536,19 +540,20 @@ impl Router {
         });
         // First it can be found, then it speaks: of two replicas that begin at the same time the one
         // that spoke last is heard by the other, and nobody has to ask again.
+        let policy = topic.config.policy;
         let hosted = Hosted {
             actor: actor.clone(),
             reader,
             watermark: watermark_changes,
             lane: worker.lane,
             awake,
+            keyed: Arc::new(AtomicBool::new(policy.cleanup().compacts())),
             coordinator,
         };
         if self.shared.routes.insert(partition, hosted) {
             tracing::info!(%partition, "a replica's log could be opened after all");
             self.around.control.report(Report::Trouble(partition, None));
         }
-        let policy = topic.config.policy;
         // First: the view may have it lead, and begin a segment.
         actor.do_send(PolicyChanged(policy));
         actor.do_send(ViewChanged(view.clone()));
@@ -619,6 +624,7 @@ pub fn view_of(
         offset_floor: record.offset_floor,
         lossy_epoch: record.lossy_epoch,
         leader_keeps: record.leader_keeps,
+        compacted: topic.config.policy.may_lack_entries(),
         replicas: record.replicas.iter().map(replica).collect(),
     }
 }

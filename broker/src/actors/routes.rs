@@ -35,6 +35,8 @@ pub struct Hosted {
     ///
     /// [`Replica::is_at_rest`]: baton_replication::Replica::is_at_rest
     pub awake: Arc<AtomicBool>,
+    /// Whether every record has to have a key.
+    pub keyed: Arc<AtomicBool>,
     /// The coordinator of its groups, if it belongs to their topic.
     pub coordinator: Option<Addr<Coordinator>>,
 }

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use actix::{
@@ -26,6 +27,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use crate::actors::answer::Answer;
 use crate::actors::coordinator::{AskGroup, Coordinator};
 use crate::actors::messages::{AskStatus, LogDamaged, Produce};
+use crate::actors::routes::Hosted;
 use crate::actors::subscription::{Subscription, Wanted};
 use crate::driver::CheckedBatch;
 use crate::inspect;
@@ -240,7 +242,15 @@ impl Session {
         answer: Answer,
     ) {
         let bytes_max = self.shared.config.limits.message_bytes_max;
-        let batch = match CheckedBatch::check(payload, bytes_max) {
+        let keyed = |hosted: &Hosted| hosted.keyed.load(Ordering::Relaxed);
+        let keyed = self.shared.routes.with(&id, keyed).unwrap_or_default();
+        let checked = CheckedBatch::check(payload, bytes_max).and_then(|batch| {
+            if keyed {
+                batch.check_keys()?;
+            }
+            Ok(batch)
+        });
+        let batch = match checked {
             Ok(batch) => batch,
             Err(error) => {
                 let code = if error.is_too_large() {

@@ -1,7 +1,8 @@
 //! What becomes of a topic's old records, on the command line: flags, and how it is shown.
 
-use baton_client::{Limit, PolicyChanges, TopicPolicy};
+use baton_client::{Cleanup, Limit, PolicyChanges, TopicPolicy};
 use baton_protocol::metadata::{Flush, TopicConfig};
+use baton_protocol::policy::DELETE_RETENTION_MS;
 use clap::Args;
 use serde_json::{Map, Value, json};
 
@@ -10,6 +11,15 @@ use crate::cli::output::{print_json, print_table};
 /// Flags of `baton topic create` and `baton topic set`.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct PolicyArgs {
+    /// What becomes of old records: `delete`, by --retention and --retention-bytes; `compact`: of each key
+    /// the newest record stays, and every record has to have a key; `compact,delete`: both [default of a new
+    /// topic: delete].
+    #[arg(long, value_name = "HOW", value_parser = cleanup)]
+    cleanup: Option<Cleanup>,
+    /// How long a record without a value, which deletes its key, stays at least where --cleanup is compact;
+    /// none: 1d [default of a new topic: none].
+    #[arg(long, value_name = "TIME", value_parser = limit_ms)]
+    delete_retention: Option<Limit>,
     /// How long records are kept, by their timestamps: such as 90s, 15m, 12h, 7d; none: for ever
     /// [default of a new topic: none].
     #[arg(long, value_name = "TIME", value_parser = limit_ms)]
@@ -28,6 +38,8 @@ impl PolicyArgs {
     /// What they change.
     pub fn changes(&self) -> PolicyChanges {
         PolicyChanges {
+            cleanup: self.cleanup,
+            delete_retention_ms: self.delete_retention,
             retention_ms: self.retention,
             retention_bytes: self.retention_bytes,
             segment_bytes: self.segment_bytes,
@@ -91,11 +103,17 @@ fn settings(config: &TopicConfig) -> Vec<Setting> {
         Setting::own("unclean_election", json!(config.unclean_election)),
         Setting {
             name: "cleanup",
-            value: json!(policy.cleanup.unwrap_or_default()),
-            words: policy.cleanup.unwrap_or_default().to_string(),
+            value: json!(policy.cleanup()),
+            words: policy.cleanup().to_string(),
             is_own: policy.cleanup.is_some(),
         },
         Setting::limit("retention_ms", policy.retention_ms, time, "for ever"),
+        Setting::limit(
+            "delete_retention_ms",
+            policy.delete_retention_ms,
+            time,
+            &time(DELETE_RETENTION_MS),
+        ),
         Setting::limit("retention_bytes", policy.retention_bytes, size, "all"),
         Setting::limit(
             "segment_bytes",
@@ -128,6 +146,11 @@ pub fn show(config: &TopicConfig, as_json: bool) -> anyhow::Result<()> {
 
 /// What a topic keeps, in words.
 pub fn kept(policy: &TopicPolicy) -> String {
+    let how = match policy.cleanup() {
+        Cleanup::Compact => return "the newest record of each key is kept".to_owned(),
+        Cleanup::CompactDelete => "the newest record of each key is kept, ",
+        _ => "",
+    };
     let young = policy.retention_ms.map(|ms| format!("for {}", time(ms)));
     let newest = policy.retention_bytes;
     let newest = newest.map(|bytes| format!("{} of a partition", size(bytes)));
@@ -137,8 +160,8 @@ pub fn kept(policy: &TopicPolicy) -> String {
     };
     let limits: Vec<String> = young.into_iter().chain(newest).collect();
     match limits.is_empty() {
-        true => format!("records are kept for ever{segments}"),
-        false => format!("records are kept: {}{segments}", limits.join(", ")),
+        true => format!("{how}records are kept for ever{segments}"),
+        false => format!("{how}records are kept: {}{segments}", limits.join(", ")),
     }
 }
 
@@ -168,6 +191,17 @@ fn size(bytes: u64) -> String {
     fits.map_or(format!("{bytes} bytes"), |(unit, name)| {
         format!("{}{name}", bytes / unit)
     })
+}
+
+fn cleanup(text: &str) -> Result<Cleanup, String> {
+    match text {
+        "delete" => Ok(Cleanup::Delete),
+        "compact" => Ok(Cleanup::Compact),
+        "compact,delete" | "delete,compact" => Ok(Cleanup::CompactDelete),
+        _ => Err(format!(
+            "`{text}` is none of delete, compact and compact,delete"
+        )),
+    }
 }
 
 fn limit_ms(text: &str) -> Result<Limit, String> {

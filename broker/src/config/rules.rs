@@ -56,6 +56,8 @@ pub(super) const KEYS: &[(&str, Rule)] = &[
     ("log.flush_interval_ms", Number(10, 600_000, " ms")),
     ("log.check_at_start", OneOf(&["tail", "all"])),
     ("log.scrub_bytes_per_second", Bytes(0, 16 * GIB)),
+    ("log.compaction_bytes_per_second", Bytes(64 * KIB, 16 * GIB)),
+    ("log.compaction_keys_max", Number(1_000, 1_000_000_000, "")),
     (
         "log.retention_check_interval_ms",
         Number(100, 3_600_000, " ms"),

@@ -103,6 +103,7 @@ fn led_by(leader: Option<u32>, epoch: u32) -> PartitionView {
         offset_floor: Offset::ZERO,
         lossy_epoch: LeaderEpoch::NONE,
         leader_keeps: Offset::MAX,
+        compacted: false,
         replicas: BTreeMap::from([1, 2].map(|id| (BrokerId(id), replica(id)))),
     }
 }

@@ -22,7 +22,7 @@ const EPOCH: LeaderEpoch = LeaderEpoch(1);
 
 fn open_in(dir: &Path, expected: bool) -> OpenedReplica {
     let config = Config::default();
-    let caretaker = Caretaker::start(0, Failure::new(dir)).expect("a thread");
+    let caretaker = Caretaker::start(0, 1 << 20, Failure::new(dir)).expect("a thread");
     open(
         dir,
         PARTITION,
@@ -244,6 +244,7 @@ fn what_a_follower_does_not_take_is_looked_at_before_it_is_sent_again() {
         offset_floor: Offset::ZERO,
         lossy_epoch: LeaderEpoch::NONE,
         leader_keeps: Offset::MAX,
+        compacted: false,
         replicas: BTreeMap::from([(me.broker, life(1)), (follower, life(2))]),
     };
     let before = PartitionView {

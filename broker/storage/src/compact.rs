@@ -476,7 +476,8 @@ impl Compaction {
                 return true;
             };
             let deletes = record.value.is_none() && record.offset < self.learned_to;
-            !self.keys.supersedes(key, record.offset) && !(deletes && is_due)
+            let goes = self.keys.supersedes(key, record.offset) || deletes && is_due;
+            !goes
         };
         let left = retain_records(&entry.batch(), &entry.header, EXPANDED_BYTES_MAX, keep);
         left.ok().flatten()

@@ -1,6 +1,7 @@
 //! Clusters of real processes: started, killed, frozen, and asked whether anything was lost.
 
 mod client;
+mod compaction;
 mod consumers;
 mod damage;
 mod examples;

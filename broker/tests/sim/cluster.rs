@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use baton::driver::Output;
-use baton_protocol::ids::{BrokerId, DirectoryId, Tick};
+use baton_protocol::ids::{BrokerId, DirectoryId, Tick, TopicPartition};
 use uuid::Uuid;
 
 use crate::broker::Broker;
@@ -46,6 +46,9 @@ const OFFSET_QUANTUM: u64 = 48;
 /// In so many simulations of a thousand entries expire.
 const EXPIRING: u64 = 400;
 
+/// In so many simulations of a thousand topics are compacted.
+const COMPACTING: u64 = 300;
+
 /// What a simulation came to.
 pub struct Report {
     pub stats: Stats,
@@ -72,6 +75,10 @@ pub struct World {
     pub peace: bool,
     /// Entries expire: leaders find at random that some have.
     pub expires: bool,
+    /// Topics are compacted, and records have keys.
+    pub compacts: bool,
+    /// Partitions of which an election lost what superseded something.
+    pub lacking: BTreeSet<TopicPartition>,
     pub oracle: Oracle,
     pub observed: Vec<Observation>,
     pub stats: Stats,
@@ -126,6 +133,8 @@ impl World {
             powerless: BTreeSet::new(),
             peace: false,
             expires: Random::new(seed, 0x5e).chance(EXPIRING),
+            compacts: Random::new(seed, 0xc0).chance(COMPACTING),
+            lacking: BTreeSet::new(),
             oracle: Oracle::default(),
             observed: Vec::new(),
             stats: Stats::default(),

@@ -326,7 +326,16 @@ impl World {
         };
         let kept = disk.logs.get(&partition).map_or(Offset::ZERO, held);
         drop(disk);
-        let lost = self.oracle.give_up(partition, elected.epoch, kept, floor);
+        let mut lost = self.oracle.give_up(partition, elected.epoch, kept, floor);
+        if self.is_compacted(&partition) {
+            // What superseded these is among what is lost.
+            let lacks = self.lacking(elected.leader.broker, &partition, kept);
+            if !lacks.is_empty() {
+                self.lacking.insert(partition);
+            }
+            lost += lacks.len() as u64;
+            self.oracle.forget(partition, &lacks);
+        }
         self.tell(|| format!("{partition}: given up from {kept} on"));
         self.stats.add("acknowledged batches given up", lost);
     }

@@ -13,6 +13,7 @@ use baton_replication::producers::{ProducerTable, RememberedBatch};
 use baton_storage::{Chunk, FlushDone, StorageError};
 use bytes::Bytes;
 
+use crate::compaction::{compacted, newest};
 use crate::log_file::{Beginning, LogFile, Stored};
 use crate::random::Random;
 use crate::switches::{HostRule, Switches};
@@ -61,6 +62,8 @@ pub struct Content {
     pub chance: Random,
     /// What a host finds expired when it looks next.
     pub expired: BTreeMap<TopicPartition, Offset>,
+    /// Logs that are compacted when a host looks next.
+    pub compacts: BTreeSet<TopicPartition>,
 }
 
 impl Content {
@@ -279,6 +282,34 @@ impl PartitionLog for DiskLog {
             });
         });
         Ok(())
+    }
+
+    fn compact(&mut self, _: i64, up_to: Offset) {
+        let partition = self.partition;
+        let mut content = self.disk.lock();
+        let Content {
+            logs,
+            news,
+            compacts,
+            chance,
+            ..
+        } = &mut *content;
+        let Some(file) = logs.get_mut(&partition).filter(|file| file.is_flushed()) else {
+            return;
+        };
+        // Segments end somewhere.
+        let up_to = up_to.min(file.durable_end());
+        let place = file.place_of(up_to);
+        let closed = &file.entries()[..place];
+        if place == 0 || !compacts.remove(&partition) {
+            return;
+        }
+        let closed = closed[chance.below(place as u64) as usize].end;
+        let before = newest(file, file.log());
+        let left = compacted(file, closed);
+        file.replace(left);
+        assert_eq!(newest(file, file.log()), before, "the newest records stay");
+        news.push(News::Started(partition));
     }
 
     fn expired(&mut self, _: i64) -> Option<Offset> {

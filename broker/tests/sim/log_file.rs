@@ -149,6 +149,24 @@ impl LogFile {
         self.durable_end
     }
 
+    /// Whether everything in it is on the platter, so that it can be replaced.
+    pub fn is_flushed(&self) -> bool {
+        self.dirty.is_empty() && self.platter == self.cache
+    }
+
+    /// Puts these entries in the place of those that are there, at once and durably.
+    pub fn replace(&mut self, entries: Vec<u8>) {
+        let (end, before) = (self.end(), self.position());
+        self.platter = entries.clone();
+        self.cache = entries;
+        self.scan();
+        assert_eq!(
+            (end, before),
+            (self.end(), self.position()),
+            "a log ends where it did"
+        );
+    }
+
     pub fn bytes_of(&self, entry: &Stored) -> &[u8] {
         &self.cache[entry.at..entry.at + entry.bytes]
     }
@@ -168,16 +186,14 @@ impl LogFile {
             return false;
         };
         let range = entry.at..entry.at + entry.bytes;
-        entry.base <= offset
-            && entry.epoch == epoch
-            && self.platter.get(range.clone()) == Some(&self.cache[range])
+        // Within an epoch there is no gap but one that a compaction left: what was there is superseded.
+        entry.epoch == epoch && self.platter.get(range.clone()) == Some(&self.cache[range])
     }
 
     /// Whether the entry that holds `offset` is here, in `epoch`, if in memory only.
     pub fn holds(&self, offset: Offset, epoch: LeaderEpoch) -> bool {
         let entry = self.entries.get(self.place_of(offset));
-        offset < self.start()
-            || entry.is_some_and(|entry| entry.base <= offset && entry.epoch == epoch)
+        offset < self.start() || entry.is_some_and(|entry| entry.epoch == epoch)
     }
 
     /// Epoch of the last entry, and the log's end.
@@ -222,9 +238,11 @@ impl LogFile {
             self.cut_bytes(first.at);
         }
         self.generation += 1;
-        self.durable_end = self.durable_end.min(to);
-        self.mark = self.mark.min(to);
-        self.mark_on_platter = self.mark_on_platter.min(to);
+        // A log that is cut within a gap ends where its last entry does.
+        let end = self.end().min(to);
+        self.durable_end = self.durable_end.min(end);
+        self.mark = self.mark.min(end);
+        self.mark_on_platter = self.mark_on_platter.min(end);
         discarded
     }
 

@@ -12,6 +12,7 @@
 
 mod broker;
 mod cluster;
+mod compaction;
 mod consumers;
 mod controller;
 mod convergence;

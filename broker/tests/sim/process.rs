@@ -192,6 +192,7 @@ impl World {
                 self.input(id, partition, Input::ControllerHeard(at));
             }
             self.expire(id, partition);
+            self.compact(id, partition);
             self.input(id, partition, Input::Tick);
             let driver = self.brokers[&id].driver(&partition);
             if driver.is_some_and(|driver| driver.replica().log().lossy) {

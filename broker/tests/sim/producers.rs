@@ -12,6 +12,7 @@ use baton_replication::Input;
 use baton_replication::event::{Acknowledged, Refusal, RequestId};
 
 use crate::cluster::{QUIET_FROM, World};
+use crate::compaction::key_of;
 use crate::observation::Observation;
 use crate::oracle::{RecordId, Told};
 use crate::schedule::{Attempt, BrokerEvent, ClientIndex, Event};
@@ -126,6 +127,7 @@ impl World {
         let records = self.random.weighted(&[(6, 1), (2, 2), (1, 5)]);
         let padding = self.random.weighted(&[(40, 0), (6, 300), (1, 6_000)]);
         let first = RecordId(self.next_record);
+        let compacts = self.compacts;
         self.next_record += u64::from(records);
         let producer = &mut self.producers[index.0];
         let sequence = producer.next_sequence;
@@ -135,7 +137,9 @@ impl World {
         for i in 0..u64::from(records) {
             let mut value = vec![0; 8 + padding];
             value[..8].copy_from_slice(&(first.0 + i).to_be_bytes());
-            builder.push(1, None, Some(&value), &[]);
+            let key = [key_of(RecordId(first.0 + i))];
+            let key = compacts.then_some(&key[..]);
+            builder.push(1, key, Some(&value), &[]);
         }
         let batch = builder.build(Some(ProducerState {
             id: producer.id,

@@ -7,7 +7,7 @@ use baton_protocol::admin::AdminRequest;
 use baton_protocol::groups::GROUPS_TOPIC;
 use baton_protocol::ids::{BrokerId, LeaderEpoch, PartitionIndex, Tick, TopicId, TopicPartition};
 use baton_protocol::metadata::Flush;
-use baton_protocol::policy::TopicPolicy;
+use baton_protocol::policy::{Cleanup, TopicPolicy};
 use uuid::Uuid;
 
 use crate::cluster::World;
@@ -159,7 +159,10 @@ impl World {
                     sync_followers: Some(shape.sync_followers),
                     flush: Some(shape.flush),
                     unclean_election: Some(shape.unclean_election),
-                    policy: TopicPolicy::default(),
+                    policy: TopicPolicy {
+                        cleanup: self.compacts.then_some(Cleanup::Compact),
+                        ..TopicPolicy::default()
+                    },
                 },
             };
             self.ask(act, request);

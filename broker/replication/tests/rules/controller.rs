@@ -45,6 +45,7 @@ impl Controller {
             offset_floor: Offset::ZERO,
             lossy_epoch: LeaderEpoch::NONE,
             leader_keeps: Offset::MAX,
+            compacted: false,
             replicas: (1..=brokers)
                 .map(|id| (BrokerId(id), replica(id)))
                 .collect(),

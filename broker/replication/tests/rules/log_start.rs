@@ -40,6 +40,7 @@ fn leader() -> Replica {
         offset_floor: Offset::ZERO,
         lossy_epoch: LeaderEpoch::NONE,
         leader_keeps: Offset::MAX,
+        compacted: false,
         replicas: BTreeMap::from([(BrokerId(1), replica), (BrokerId(2), replica)]),
     };
     let log = LogShape {

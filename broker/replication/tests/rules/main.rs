@@ -7,6 +7,7 @@
 mod bad_append;
 mod checker;
 mod cluster;
+mod compaction;
 mod controller;
 mod explorer;
 mod history;

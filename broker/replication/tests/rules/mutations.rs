@@ -12,6 +12,14 @@ use baton_replication::rules::{Rule, Rules};
 use crate::script::Runner;
 use crate::scripts;
 
+/// Rules about logs that lack entries. Neither scripts nor histories have such; `compaction.rs` has tests of
+/// these, and the simulator compacts.
+pub const ABOUT_GAPS: [Rule; 3] = [
+    Rule::GapsCutNothing,
+    Rule::LostSupersedersAreMadeGood,
+    Rule::CompactionAwaitsTheSet,
+];
+
 /// Every rule that can be switched off.
 pub fn rules() -> impl Iterator<Item = Rule> {
     std::iter::successors(Some(Rule::JointCommit), |rule| next(*rule))
@@ -40,7 +48,10 @@ fn next(rule: Rule) -> Option<Rule> {
         Rule::DedupeSurvivesFailover => Some(Rule::StartBelowTheWatermark),
         Rule::StartBelowTheWatermark => Some(Rule::ResetOnlyWhatDiffers),
         Rule::ResetOnlyWhatDiffers => Some(Rule::ResetBringsProducers),
-        Rule::ResetBringsProducers => None,
+        Rule::ResetBringsProducers => Some(Rule::GapsCutNothing),
+        Rule::GapsCutNothing => Some(Rule::LostSupersedersAreMadeGood),
+        Rule::LostSupersedersAreMadeGood => Some(Rule::CompactionAwaitsTheSet),
+        Rule::CompactionAwaitsTheSet => None,
     }
 }
 
@@ -77,7 +88,7 @@ fn every_rule_has_scripts_and_they_fail_without_it() {
         })
         .collect();
     let mut unguarded = Vec::new();
-    for rule in rules() {
+    for rule in rules().filter(|rule| !ABOUT_GAPS.contains(rule)) {
         let guards = || scripts.iter().filter(|(_, text)| guards(text, rule));
         if guards().next().is_none() {
             unguarded.push(format!("{rule:?} has no script"));

@@ -192,6 +192,15 @@ fn check_leader(world: &World, id: BrokerId, partition: TopicPartition, epoch: L
     if record.is_none_or(|record| record.epoch != epoch) {
         return;
     }
+    if world.is_compacted(&partition) {
+        let end = world.oracle.committed(&partition).map(|log| log.ever_end);
+        let lacks = world.lacking(id, &partition, end.unwrap_or_default());
+        assert!(
+            lacks.is_empty(),
+            "{partition}: broker {id} leads epoch {epoch} without the batches at {lacks:?}, which were acknowledged, and without newer records of their keys"
+        );
+        return;
+    }
     let disk = world.brokers[&id].disk.lock();
     let file = disk.logs.get(&partition);
     let start = file.map_or(Offset::ZERO, LogFile::start);

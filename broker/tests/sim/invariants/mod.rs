@@ -37,7 +37,7 @@ impl Invariants {
     pub fn check(&mut self, world: &World, observed: &[Observation]) {
         for observation in observed {
             bounds::check(world, observation);
-            self.equal_entries.check(observation);
+            self.equal_entries.check(world, observation);
             self.one_leader.check(world, observation);
             self.watermark.check(world, observation);
             self.consumers.check(world, observation);
