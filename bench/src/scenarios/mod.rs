@@ -252,7 +252,11 @@ impl Target {
             let record = self.client.topic(topic).await?;
             let view = self.client.view();
             let alive = view.brokers.values().all(|broker| !broker.fenced);
-            Ok(alive && record.partitions.iter().all(is_whole))
+            Ok(alive
+                && record
+                    .partitions
+                    .iter()
+                    .all(|partition| is_whole(partition)))
         })
         .await?;
         Ok(self.client.topic(topic).await?)
