@@ -8,7 +8,7 @@ use baton_protocol::error::{ErrorCode, WireError};
 use baton_protocol::groups::GROUPS_TOPIC;
 use baton_protocol::ids::{BrokerId, PartitionIndex, Tick, TopicId, TopicPartition};
 use baton_protocol::metadata::{Flush, PartitionRecord, TopicConfig, TopicRecord};
-use baton_protocol::policy::{PolicyChanges, TopicPolicy};
+use baton_protocol::policy::{Cleanup, PolicyChanges, TopicPolicy};
 
 use crate::command::{Command, Outcome};
 use crate::core::{ControllerCore, Effect, Purpose, SessionId};
@@ -352,8 +352,11 @@ impl ControllerCore {
             sync_followers,
             flush: Flush::default(),
             unclean_election: sync_followers == 0,
-            // What is not needed any more, its coordinators say themselves.
-            policy: TopicPolicy::default(),
+            // What is known of groups is in the newest records of keys.
+            policy: TopicPolicy {
+                cleanup: Some(Cleanup::Compact),
+                ..TopicPolicy::default()
+            },
         };
         self.prepare_topic(GROUPS_TOPIC.to_owned(), Some(partitions), config, topic)
     }

@@ -1,5 +1,5 @@
 //! Compaction of a simulated log, and what is held of each key: in simulations in which topics are
-//! compacted, a record's number says which key it is of.
+//! compacted, a record's number says which key it is of. The topic of groups always is.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -21,18 +21,18 @@ const PER_MILLE: u64 = 6;
 const HEADERS_PER_PRODUCER: usize = 5;
 
 /// A key.
-pub type Key = u8;
+pub type Key = Vec<u8>;
 
-/// The newest offset of each key, and the record there.
-pub type Newest = BTreeMap<Key, (Offset, RecordId)>;
+/// The newest offset of each key, and the value there.
+pub type Newest = BTreeMap<Key, (Offset, Option<Vec<u8>>)>;
 
-/// Which key a record is of.
+/// Which key a client's record is of.
 pub fn key_of(record: RecordId) -> Key {
-    (record.0 % KEYS) as Key
+    vec![(record.0 % KEYS) as u8]
 }
 
-/// The records of an entry; none of one that is not for consumers.
-fn records_of(bytes: &[u8]) -> Vec<(Offset, RecordId)> {
+/// The keys and values of an entry; none of one that is not for consumers.
+fn records_of(bytes: &[u8]) -> Vec<(Offset, Key, Option<Vec<u8>>)> {
     let entry = EntryIter::new(bytes).next().expect("an entry");
     let entry = entry.expect("a sound entry");
     if entry.header.is_control() {
@@ -40,28 +40,17 @@ fn records_of(bytes: &[u8]) -> Vec<(Offset, RecordId)> {
     }
     let records = RecordIter::new(entry.batch, &entry.header);
     let record = |record: baton_protocol::batch::RecordRef<'_>| {
-        let id: [u8; 8] = record.value?.get(..8)?.try_into().ok()?;
-        Some((record.offset, RecordId(u64::from_be_bytes(id))))
+        let key = record.key.expect("a key").to_vec();
+        (record.offset, key, record.value.map(<[u8]>::to_vec))
     };
-    let records = records.map(|found| record(found.expect("sound")).expect("an id"));
-    records.collect()
-}
-
-/// All records of these entries of a log.
-fn records<'a>(
-    file: &'a LogFile,
-    entries: &'a [Stored],
-) -> impl Iterator<Item = (Offset, RecordId)> + 'a {
-    entries
-        .iter()
-        .flat_map(|stored| records_of(file.bytes_of(stored)))
+    records.map(|found| record(found.expect("sound"))).collect()
 }
 
 /// The newest record of each key in these entries.
 pub fn newest(file: &LogFile, entries: &[Stored]) -> Newest {
-    let all = records(file, entries);
-    all.map(|(at, record)| (key_of(record), (at, record)))
-        .collect()
+    let all = entries.iter();
+    let all = all.flat_map(|stored| records_of(file.bytes_of(stored)));
+    all.map(|(at, key, value)| (key, (at, value))).collect()
 }
 
 /// The entries as a compaction leaves them, which may look at those that end at or below `closed`: bytes, back
@@ -81,13 +70,12 @@ pub fn compacted(file: &LogFile, closed: Offset) -> Vec<u8> {
             continue;
         }
         let batch = Bytes::copy_from_slice(&bytes[4..]);
-        let goes = |offset: Offset, value: &[u8]| {
-            let id: [u8; 8] = value[..8].try_into().expect("an id");
-            let key = key_of(RecordId(u64::from_be_bytes(id)));
-            newest.get(&key).is_some_and(|newest| newest.0 > offset)
+        let goes = |offset: Offset, key: Option<&[u8]>| {
+            let newest = newest.get(key.expect("a key"));
+            newest.is_some_and(|newest| newest.0 > offset)
         };
         let fewer = retain_records(&batch, &header, 1 << 20, |record| {
-            !goes(record.offset, record.value.expect("a value"))
+            !goes(record.offset, record.key)
         });
         let batch = fewer.expect("readable").unwrap_or_else(|| batch.to_vec());
         let count = BatchHeader::parse(&batch).expect("sound").record_count();
@@ -125,16 +113,18 @@ fn staying(file: &LogFile, entries: &[Stored]) -> BTreeSet<Offset> {
 /// Whether all records of an acknowledged batch are held, or newer ones of their keys.
 pub fn holds(file: &LogFile, newest: &Newest, told: &Told) -> bool {
     let first = file.place_of(told.base);
-    let held: BTreeMap<Offset, RecordId> = file
+    let held: BTreeMap<Offset, Option<Vec<u8>>> = file
         .entries()
         .get(first)
         .map_or_else(Vec::new, |stored| records_of(file.bytes_of(stored)))
         .into_iter()
+        .map(|(at, _, value)| (at, value))
         .collect();
     (0..u64::from(told.records)).all(|i| {
         let (offset, record) = (told.base.plus(i), RecordId(told.first.0 + i));
         let newer = newest.get(&key_of(record)).is_some_and(|n| n.0 > offset);
-        newer || held.get(&offset) == Some(&record)
+        let value = held.get(&offset).cloned().flatten();
+        newer || value.is_some_and(|value| value.starts_with(&record.0.to_be_bytes()))
     })
 }
 
@@ -149,7 +139,8 @@ impl World {
     /// an election that may have lost what superseded something.
     pub fn may_start_over(&self, partition: &TopicPartition) -> bool {
         let record = self.controller.committed.partition(partition);
-        self.compacts && record.is_none_or(|record| record.lossy_epoch > LeaderEpoch::NONE)
+        let compacts = self.compacts || self.is_compacted(partition);
+        compacts && record.is_none_or(|record| record.lossy_epoch > LeaderEpoch::NONE)
     }
 
     /// Now and then, a replica's log is compacted.

@@ -137,7 +137,7 @@ impl World {
         for i in 0..u64::from(records) {
             let mut value = vec![0; 8 + padding];
             value[..8].copy_from_slice(&(first.0 + i).to_be_bytes());
-            let key = [key_of(RecordId(first.0 + i))];
+            let key = key_of(RecordId(first.0 + i));
             let key = compacts.then_some(&key[..]);
             builder.push(1, key, Some(&value), &[]);
         }
