@@ -27,7 +27,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use crate::actors::answer::Answer;
 use crate::actors::coordinator::{AskGroup, Coordinator};
 use crate::actors::messages::{AskStatus, LogDamaged, Produce};
-use crate::actors::routes::Hosted;
 use crate::actors::subscription::{Subscription, Wanted};
 use crate::driver::CheckedBatch;
 use crate::inspect;
@@ -241,11 +240,16 @@ impl Session {
         payload: Bytes,
         answer: Answer,
     ) {
+        let here = self.shared.routes.with(&id, |hosted| {
+            let keyed = hosted.keyed.load(Ordering::Relaxed);
+            (hosted.actor.clone(), keyed, hosted.coordinator.is_some())
+        });
+        if let Some((_, _, true)) = here {
+            return refuse(acks, answer, self.internal(id));
+        }
         let bytes_max = self.shared.config.limits.message_bytes_max;
-        let keyed = |hosted: &Hosted| hosted.keyed.load(Ordering::Relaxed);
-        let keyed = self.shared.routes.with(&id, keyed).unwrap_or_default();
         let checked = CheckedBatch::check(payload, bytes_max).and_then(|batch| {
-            if keyed {
+            if let Some((_, true, _)) = here {
                 batch.check_keys()?;
             }
             Ok(batch)
@@ -263,25 +267,14 @@ impl Session {
                 return refuse(acks, answer, error);
             }
         };
-        let mut message = Some(Produce {
-            batch,
-            acks,
-            timeout_ms,
-            answer,
-        });
-        let internal = self.shared.routes.with(&id, |hosted| {
-            let internal = hosted.coordinator.is_some();
-            if let Some(message) = message.take_if(|_| !internal) {
-                hosted.actor.do_send(message);
-            }
-            internal
-        });
-        if let Some(message) = message {
-            let error = match internal {
-                Some(true) => self.internal(id),
-                _ => self.not_here(id),
-            };
-            refuse(acks, message.answer, error);
+        match here {
+            Some((actor, ..)) => actor.do_send(Produce {
+                batch,
+                acks,
+                timeout_ms,
+                answer,
+            }),
+            None => refuse(acks, answer, self.not_here(id)),
         }
     }
 

@@ -276,7 +276,8 @@ async fn the_internal_topic_is_made_on_demand_and_left_to_the_brokers() {
 
     // Users read it, and that is all.
     let mut batch = BatchBuilder::default();
-    batch.push(0, Some(b"key"), None, &[]);
+    // It has no key either, but that is not what is wrong.
+    batch.push(0, None, Some(b"value"), &[]);
     let produce = RequestBody::Produce {
         topic: made.id,
         partition,
