@@ -182,8 +182,14 @@ impl Disk {
 /// file: that may be less, or nothing below the start.
 fn epochs_from(start: Offset, before: LeaderEpoch, found: EpochHistory) -> EpochHistory {
     let mut known = EpochHistory::empty_at(start, before);
-    for (epoch, at) in found.runs().iter().filter(|run| run.1 >= start) {
-        known.append(*epoch, *at);
+    let runs = found.runs();
+    for (i, (epoch, at)) in runs.iter().enumerate() {
+        // In a log with gaps the entries of a run may all lie above the start, though it follows an entry
+        // that ends below.
+        let is_above = runs.get(i + 1).is_none_or(|next| next.1 > start);
+        if is_above && *epoch > known.last() {
+            known.append(*epoch, (*at).max(start));
+        }
     }
     known
 }
