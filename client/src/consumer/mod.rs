@@ -162,19 +162,7 @@ impl Consumer {
                 Poll::Pending => return Poll::Pending,
             }
         };
-        let mut batch = Vec::with_capacity(max.clamp(1, 1_024));
-        batch.push(first);
-        while batch.len() < max {
-            match self.streams.try_next() {
-                Some(Ok(message)) => batch.push(message),
-                Some(Err(error)) => {
-                    self.streams.tell_later(error);
-                    break;
-                }
-                None => break,
-            }
-        }
-        Poll::Ready(Some(Ok(batch)))
+        Poll::Ready(Some(Ok(self.streams.at_hand(first, max))))
     }
 
     fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Event>>> {

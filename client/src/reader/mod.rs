@@ -94,19 +94,7 @@ impl Reader {
             Poll::Ready(None) => return Poll::Ready(None),
             Poll::Pending => return Poll::Pending,
         };
-        let mut batch = Vec::with_capacity(max.clamp(1, 1_024));
-        batch.push(first);
-        while batch.len() < max {
-            match self.streams.try_next() {
-                Some(Ok(message)) => batch.push(message),
-                Some(Err(error)) => {
-                    self.streams.tell_later(error);
-                    break;
-                }
-                None => break,
-            }
-        }
-        Poll::Ready(Some(Ok(batch)))
+        Poll::Ready(Some(Ok(self.streams.at_hand(first, max))))
     }
 
     /// Goes on at another offset of a partition; also where it failed, or came to its end. What had

@@ -166,9 +166,22 @@ impl Streams {
         }
     }
 
-    /// An error that came where there was no place for it: it is the next item.
-    pub fn tell_later(&mut self, error: Error) {
-        self.told_later = Some(error);
+    /// This record, and those that are at hand behind it, `max` in all. An error among them is the next
+    /// item.
+    pub fn at_hand(&mut self, first: Message, max: usize) -> Vec<Message> {
+        let mut batch = Vec::with_capacity(max.clamp(1, 1_024));
+        batch.push(first);
+        while batch.len() < max {
+            match self.try_next() {
+                Some(Ok(message)) => batch.push(message),
+                Some(Err(error)) => {
+                    self.told_later = Some(error);
+                    break;
+                }
+                None => break,
+            }
+        }
+        batch
     }
 
     /// The next record. None when no partition can go on: each has come to its end, or failed.
