@@ -41,6 +41,17 @@ mod tests {
     }
 
     #[test]
+    fn a_start_in_a_gap_forgets_no_epoch_of_what_lies_above() {
+        // The entries of epoch 10 lie from 1,000 on, behind one that ends at 500.
+        let gap = runs(&[(4, 0), (10, 500)]);
+        for start in 501..=1_000 {
+            let found = from(Offset(start), &gap);
+            assert_eq!(found.last().map(|run| run.0), Some(LeaderEpoch(10)));
+            assert_eq!(before(Offset(1_001), &found), LeaderEpoch(10));
+        }
+    }
+
+    #[test]
     fn what_remains_of_a_history_still_tells_the_epoch_before_the_start() {
         let all = runs(&[(1, 0), (3, 10), (4, 20)]);
         let expected: [(u64, &[(u32, u64)]); 6] = [
