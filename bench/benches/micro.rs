@@ -13,7 +13,7 @@ use baton::config::Config;
 use baton::driver::CheckedBatch;
 use baton_client::{Record, decode_entries};
 use baton_protocol::batch::{
-    BatchBuilder, BatchHeader, EntryIter, RecordIter, entry_crc, validate_produced,
+    BatchBuilder, BatchHeader, EntryIter, LeaderStamp, RecordIter, entry_crc, validate_produced,
 };
 use baton_protocol::client::{Acks, ClientRequest, RequestBody};
 use baton_protocol::frame::{Decoder, encode_header};
@@ -97,7 +97,8 @@ fn empty_log() -> (Log, TempDir) {
 
 fn append(log: &mut Log, batch: &[u8]) {
     log.reserve(entry_bytes(batch)).expect("room");
-    log.append_batch(batch, log.end(), EPOCH).expect("stored");
+    log.append_batch(batch, &LeaderStamp::new(log.end(), EPOCH))
+        .expect("stored");
 }
 
 fn log_of(batches: u64) -> (Log, TempDir) {

@@ -7,11 +7,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use baton_protocol::batch::{self, BatchHeader, EntryIter};
+use baton_protocol::batch::{self, BatchHeader, EntryIter, LeaderStamp};
 use baton_protocol::client::Acks;
 use baton_protocol::ids::{BrokerId, LeaderEpoch, Offset, Tick};
 use baton_protocol::peer::{Append, ReplicaMessage};
-use baton_protocol::policy::TopicPolicy;
+use baton_protocol::policy::{Timestamps, TopicPolicy};
 use baton_replication::Replica;
 use baton_replication::event::{
     Acknowledged, Breach, Effect, EntryShape, FenceAnswer, HandoverProposal, Input, PartitionView,
@@ -29,13 +29,8 @@ mod push;
 pub trait PartitionLog: Send {
     /// Makes sure that the next appends of `bytes` in all cannot fail.
     fn reserve(&mut self, bytes: usize) -> Result<(), StorageError>;
-    /// Stores a batch under this offset and epoch.
-    fn append_batch(
-        &mut self,
-        batch: &[u8],
-        base: Offset,
-        epoch: LeaderEpoch,
-    ) -> Result<(), StorageError>;
+    /// Stores a batch with this stamp.
+    fn append_batch(&mut self, batch: &[u8], stamp: &LeaderStamp) -> Result<(), StorageError>;
     /// Stores an entry as it is.
     fn append_entry(&mut self, entry: &[u8]) -> Result<(), StorageError>;
     /// Puts everything from `to` on into quarantine, then cuts there, durably.
@@ -252,8 +247,10 @@ impl CheckedBatch {
 pub struct Driver {
     replica: Replica,
     log: Box<dyn PartitionLog>,
-    /// Milliseconds since 1970, as the host last said; stamps epoch-start entries, decides nothing.
+    /// Milliseconds since 1970, as the host last said; stamps entries, decides nothing.
     wall_clock_ms: i64,
+    /// Records get the time of their append.
+    stamps_time: bool,
     /// Metadata that names this replica leader, kept back while there is no room for the entry that
     /// a reign begins with, and what there is too little of.
     kept_back: Option<(PartitionView, Shortage)>,
@@ -278,6 +275,7 @@ impl Driver {
             replica,
             log,
             wall_clock_ms: 0,
+            stamps_time: false,
             kept_back: None,
             short_of: None,
             sent: BTreeMap::new(),
@@ -515,13 +513,19 @@ impl Driver {
                 let InHand::Batch(batch) = in_hand else {
                     unreachable!("a batch is stored in the step that proposed it");
                 };
-                self.log.append_batch(batch, base, epoch)?;
+                let stamp = LeaderStamp {
+                    base,
+                    epoch,
+                    append_time_ms: self.stamps_time.then_some(self.wall_clock_ms),
+                };
+                self.log.append_batch(batch, &stamp)?;
             }
             Effect::AppendEpochStart { base, epoch } => {
                 let batch = batch::control_batch_epoch_start(base, epoch, self.wall_clock_ms);
                 self.log
                     .reserve(batch.len() + batch::ENTRY_OVERHEAD_BYTES)?;
-                self.log.append_batch(&batch, base, epoch)?;
+                self.log
+                    .append_batch(&batch, &LeaderStamp::new(base, epoch))?;
             }
             Effect::AppendEntries { skip } => {
                 let InHand::Entries(entries) = in_hand else {
@@ -617,8 +621,9 @@ impl Driver {
         payload.into()
     }
 
-    /// Takes note of how long entries are to be kept.
+    /// Takes note of what the topic says of its entries.
     pub fn set_policy(&mut self, policy: &TopicPolicy) {
+        self.stamps_time = policy.timestamps() == Timestamps::Append;
         self.log.set_policy(policy);
     }
 

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use baton_protocol::batch::EntryIter;
+use baton_protocol::batch::{EntryIter, LeaderStamp};
 use baton_protocol::ids::{BrokerId, BrokerLife, LeaderEpoch, Offset, TopicId, TopicPartition};
 use baton_protocol::policy::{DELETE_RETENTION_MS, TopicPolicy};
 use baton_replication::epochs::EpochHistory;
@@ -356,13 +356,8 @@ impl PartitionLog for StoredLog {
         self.log.reserve(bytes)
     }
 
-    fn append_batch(
-        &mut self,
-        batch: &[u8],
-        base: Offset,
-        epoch: LeaderEpoch,
-    ) -> Result<(), StorageError> {
-        self.log.append_batch(batch, base, epoch)
+    fn append_batch(&mut self, batch: &[u8], stamp: &LeaderStamp) -> Result<(), StorageError> {
+        self.log.append_batch(batch, stamp)
     }
 
     fn append_entry(&mut self, entry: &[u8]) -> Result<(), StorageError> {

@@ -48,7 +48,8 @@ pub struct TopicSettings {
     /// Whether a leader may be elected by itself although that may lose records; by default only in
     /// an asynchronous topic.
     pub unclean_election: Option<bool>,
-    /// How long records are kept; by default for ever.
+    /// How long records are kept, by default for ever; and whose clock their timestamps are by, by default
+    /// the producer's.
     pub policy: TopicPolicy,
 }
 

@@ -67,7 +67,7 @@ pub use baton_protocol::inspect::{
     ClusterEvent, DiscardedEntries, Happening, Quarantined, Setting, SettingSource,
 };
 pub use baton_protocol::metadata::Flush;
-pub use baton_protocol::policy::{Cleanup, Limit, PolicyChanges, TopicPolicy};
+pub use baton_protocol::policy::{Cleanup, Limit, PolicyChanges, Timestamps, TopicPolicy};
 pub use builder::ClientBuilder;
 pub use client::Client;
 pub use consumer::{AutoCommit, Consumer, ConsumerBuilder, Event, OutOfRange};

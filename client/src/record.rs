@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use baton_protocol::batch::HeaderIter;
 use baton_protocol::ids::{LeaderEpoch, Offset, PartitionIndex};
+use baton_protocol::policy::Timestamps;
 use bytes::Bytes;
 
 /// A record to be sent.
@@ -20,7 +21,8 @@ pub struct Record {
     pub headers: Vec<(Bytes, Option<Bytes>)>,
     /// The partition; none: as the producer's partitioner says.
     pub partition: Option<PartitionIndex>,
-    /// When it came about, in milliseconds since 1970; none: when it is sent.
+    /// When it came about, in milliseconds since 1970; none: when it is sent. A topic may put the time of the
+    /// append in its place.
     pub timestamp_ms: Option<i64>,
 }
 
@@ -101,8 +103,11 @@ pub struct Message {
     pub offset: Offset,
     /// The leader epoch it was appended in.
     pub epoch: LeaderEpoch,
-    /// When it came about, in milliseconds since 1970, as its producer says.
+    /// When it came about, as its producer says, or was stored, as its leader does: in milliseconds since
+    /// 1970.
     pub timestamp_ms: i64,
+    /// Which of the two the timestamp is.
+    pub timestamp_type: Timestamps,
     /// The key.
     pub key: Option<Bytes>,
     /// The content.

@@ -1,4 +1,4 @@
-//! What becomes of a topic's entries in time: how long they are kept, and in what pieces.
+//! What becomes of a topic's entries: how long they are kept, in what pieces, and with what time.
 
 use serde::{Deserialize, Serialize};
 
@@ -50,7 +50,28 @@ impl std::fmt::Display for Cleanup {
     }
 }
 
-/// How long a topic's entries are kept. Changes at any time.
+/// Whose clock the timestamps of records are by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Timestamps {
+    /// The producer's: when a record came about, or whatever else it says.
+    #[default]
+    Create,
+    /// The leader's, when it stored the record, whatever the producer says.
+    Append,
+}
+
+impl std::fmt::Display for Timestamps {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Timestamps::Create => "create",
+            Timestamps::Append => "append",
+        })
+    }
+}
+
+/// How long a topic's entries are kept, and what time they have. Changes at any time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TopicPolicy {
     /// What is done with old entries; none: [`Cleanup::Delete`].
@@ -73,6 +94,9 @@ pub struct TopicPolicy {
     /// configured.
     #[serde(default)]
     pub segment_bytes: Option<u64>,
+    /// What time records have; none: [`Timestamps::Create`]. A change counts for records that come after it.
+    #[serde(default)]
+    pub timestamps: Option<Timestamps>,
 }
 
 /// A limit, or that there is none.
@@ -112,6 +136,9 @@ pub struct PolicyChanges {
     /// As [`TopicPolicy::segment_bytes`].
     #[serde(default)]
     pub segment_bytes: Option<Limit>,
+    /// As [`TopicPolicy::timestamps`].
+    #[serde(default)]
+    pub timestamps: Option<Timestamps>,
 }
 
 impl TopicPolicy {
@@ -126,12 +153,18 @@ impl TopicPolicy {
             retention_ms: new(self.retention_ms, changes.retention_ms),
             retention_bytes: new(self.retention_bytes, changes.retention_bytes),
             segment_bytes: new(self.segment_bytes, changes.segment_bytes),
+            timestamps: changes.timestamps.or(self.timestamps),
         }
     }
 
     /// What is done with old entries.
     pub fn cleanup(&self) -> Cleanup {
         self.cleanup.unwrap_or_default()
+    }
+
+    /// What time records have.
+    pub fn timestamps(&self) -> Timestamps {
+        self.timestamps.unwrap_or_default()
     }
 
     /// Whether logs may lack entries that newer ones supersede.

@@ -207,6 +207,7 @@ impl Partition {
         }
         self.note_controller();
         let now = self.around.clock.now();
+        self.driver.set_wall_clock(self.around.clock.wall_ms());
         let outputs = &mut self.outputs;
         self.driver
             .produce(now, request, batch, acks, timeout_ms, outputs);

@@ -268,6 +268,7 @@ fn as_json(message: &Message) -> Value {
         ("offset", json!(message.offset)),
         ("epoch", json!(message.epoch)),
         ("timestamp_ms", json!(message.timestamp_ms)),
+        ("timestamp_type", json!(message.timestamp_type)),
     ] {
         object.insert(name.to_owned(), field);
     }

@@ -1,6 +1,6 @@
 //! What becomes of a topic's old records, on the command line: flags, and how it is shown.
 
-use baton_client::{Cleanup, Limit, PolicyChanges, TopicPolicy};
+use baton_client::{Cleanup, Limit, PolicyChanges, Timestamps, TopicPolicy};
 use baton_protocol::metadata::{Flush, TopicConfig};
 use baton_protocol::policy::DELETE_RETENTION_MS;
 use clap::Args;
@@ -32,6 +32,10 @@ pub struct PolicyArgs {
     /// brokers are configured [default of a new topic: none].
     #[arg(long, value_name = "SIZE", value_parser = limit_bytes)]
     segment_bytes: Option<Limit>,
+    /// What time records have: `create`: their producer says it; `append`: the leader does, when it stores
+    /// them [default of a new topic: create].
+    #[arg(long, value_name = "WHOSE", value_parser = timestamps)]
+    timestamps: Option<Timestamps>,
 }
 
 impl PolicyArgs {
@@ -43,6 +47,7 @@ impl PolicyArgs {
             retention_ms: self.retention,
             retention_bytes: self.retention_bytes,
             segment_bytes: self.segment_bytes,
+            timestamps: self.timestamps,
         }
     }
 }
@@ -121,6 +126,12 @@ fn settings(config: &TopicConfig) -> Vec<Setting> {
             size,
             "as each broker is configured",
         ),
+        Setting {
+            name: "timestamps",
+            value: json!(policy.timestamps()),
+            words: policy.timestamps().to_string(),
+            is_own: policy.timestamps.is_some(),
+        },
     ]
 }
 
@@ -201,6 +212,14 @@ fn cleanup(text: &str) -> Result<Cleanup, String> {
         _ => Err(format!(
             "`{text}` is none of delete, compact and compact,delete"
         )),
+    }
+}
+
+fn timestamps(text: &str) -> Result<Timestamps, String> {
+    match text {
+        "create" => Ok(Timestamps::Create),
+        "append" => Ok(Timestamps::Append),
+        _ => Err(format!("`{text}` is neither create nor append")),
     }
 }
 

@@ -2,6 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use baton_protocol::batch::LeaderStamp;
 use baton_protocol::ids::{BrokerEpoch, BrokerLife, PartitionVersion};
 use baton_protocol::metadata::Flush;
 use baton_protocol::peer::Ack;
@@ -25,7 +26,7 @@ impl PartitionLog for Narrow {
         }
     }
 
-    fn append_batch(&mut self, _: &[u8], _: Offset, _: LeaderEpoch) -> Result<(), StorageError> {
+    fn append_batch(&mut self, _: &[u8], _: &LeaderStamp) -> Result<(), StorageError> {
         Ok(())
     }
 

@@ -160,7 +160,7 @@ pub fn pack(
 #[cfg(test)]
 mod tests {
     use baton_groups::record::GroupState;
-    use baton_protocol::batch::{assign, control_batch_epoch_start, entry_crc};
+    use baton_protocol::batch::{LeaderStamp, assign, control_batch_epoch_start, entry_crc};
     use baton_protocol::ids::{GroupEpoch, LeaderEpoch};
 
     use super::*;
@@ -179,7 +179,8 @@ mod tests {
     /// An entry of this batch, stored at an offset.
     fn entry(batch: &[u8], base: u64) -> Vec<u8> {
         let mut batch = batch.to_vec();
-        assign(&mut batch, Offset(base), LeaderEpoch(3));
+        let stamp = LeaderStamp::new(Offset(base), LeaderEpoch(3));
+        assign(&mut batch, &stamp);
         let mut entry = entry_crc(&batch).to_be_bytes().to_vec();
         entry.extend(batch);
         entry

@@ -1,4 +1,4 @@
-use baton_protocol::batch::{BatchBuilder, ProducerState};
+use baton_protocol::batch::{BatchBuilder, LeaderStamp, ProducerState};
 use std::collections::{BTreeMap, BTreeSet};
 
 use baton_protocol::ids::{BrokerEpoch, PartitionIndex, PartitionVersion, ProducerId, Tick};
@@ -52,7 +52,7 @@ fn append(opened: &mut OpenedReplica, sequences: std::ops::Range<u32>) {
         let base = Offset(u64::from(sequence));
         opened
             .log
-            .append_batch(&batch, base, EPOCH)
+            .append_batch(&batch, &LeaderStamp::new(base, EPOCH))
             .expect("stored");
     }
 }
@@ -156,7 +156,9 @@ fn a_log_that_is_written_has_its_producers_kept_now_and_then() {
     builder.push(1, None, Some(&vec![7; 17 << 20]), &[]);
     let large = builder.build(None);
     opened.log.reserve(large.len() + 4).expect("there is room");
-    let stored = opened.log.append_batch(&large, Offset(3), EPOCH);
+    let stored = opened
+        .log
+        .append_batch(&large, &LeaderStamp::new(Offset(3), EPOCH));
     stored.expect("stored");
     absent.stamp.sequence = 1;
     table.rebuild(absent.clone());

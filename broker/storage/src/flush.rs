@@ -218,7 +218,7 @@ impl Log {
 mod tests {
     use std::fs::File;
 
-    use baton_protocol::batch::BatchBuilder;
+    use baton_protocol::batch::{BatchBuilder, LeaderStamp};
     use baton_protocol::ids::{LeaderEpoch, PartitionIndex, TopicId};
 
     use super::*;
@@ -243,7 +243,7 @@ mod tests {
         builder.push(1, None, Some(b"content"), &[]);
         let batch = builder.build(None);
         log.reserve(batch.len() + 4).expect("room");
-        log.append_batch(&batch, log.end(), LeaderEpoch(1))
+        log.append_batch(&batch, &LeaderStamp::new(log.end(), LeaderEpoch(1)))
             .expect("stored");
     }
 

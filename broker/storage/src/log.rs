@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use baton_protocol::batch::{
-    self, BATCH_HEADER_BYTES, BatchHeader, ENTRY_OVERHEAD_BYTES, EntryIter,
+    self, BATCH_HEADER_BYTES, BatchHeader, ENTRY_OVERHEAD_BYTES, EntryIter, LeaderStamp,
 };
 use baton_protocol::ids::{LeaderEpoch, Offset};
 
@@ -218,32 +218,28 @@ impl Log {
         Ok(())
     }
 
-    /// Stores a batch under this offset and epoch. The room must have been reserved. An offset above
+    /// Stores a batch with this stamp. The room must have been reserved. An offset above
     /// the log's end leaves a gap, which no entry will ever fill.
     ///
     /// # Panics
     /// If the room was not reserved, the offset lies before the log's end, or the epoch falls: the
     /// caller's mistakes.
-    pub fn append_batch(
-        &mut self,
-        bytes: &[u8],
-        base: Offset,
-        epoch: LeaderEpoch,
-    ) -> Result<(), StorageError> {
+    pub fn append_batch(&mut self, bytes: &[u8], stamp: &LeaderStamp) -> Result<(), StorageError> {
         let header = self.header_of(bytes)?;
-        // Offset and epoch are the only fields that change: the rest is stored as it came. The
-        // first 16 bytes are put together here, the checksum runs over both parts.
-        let mut head = [0; 16];
-        head.copy_from_slice(&bytes[..16]);
-        head[0..8].copy_from_slice(&base.0.to_be_bytes());
-        head[12..16].copy_from_slice(&epoch.0.to_be_bytes());
+        // The fixed part is put together here, the rest is stored as it came. The checksum runs over
+        // both.
+        let (fixed, records) = bytes.split_at(BATCH_HEADER_BYTES);
+        let mut head = [0; BATCH_HEADER_BYTES];
+        head.copy_from_slice(fixed);
+        batch::assign(&mut head, stamp);
         let mut crc = crc32fast::Hasher::new();
         crc.update(&head);
-        crc.update(&bytes[16..]);
+        crc.update(records);
         let crc = crc.finalize().to_be_bytes();
+        let base = stamp.base;
         let end = base.plus(u64::from(header.last_offset_delta()) + 1);
-        let timestamp = header.max_timestamp();
-        self.append([&crc, &head, &bytes[16..]], base..end, epoch, timestamp)
+        let timestamp = stamp.append_time_ms.unwrap_or(header.max_timestamp());
+        self.append([&crc, &head, records], base..end, stamp.epoch, timestamp)
     }
 
     /// Stores an entry as it is. The room must have been reserved; the entry must have been

@@ -199,7 +199,7 @@ fn note(dir: &Path, damage: &Damage) -> Result<DamageNote, StorageError> {
 
 #[cfg(test)]
 mod tests {
-    use baton_protocol::batch::BatchBuilder;
+    use baton_protocol::batch::{BatchBuilder, LeaderStamp};
     use baton_protocol::ids::{LeaderEpoch, Offset, PartitionIndex, TopicId};
 
     use super::*;
@@ -222,7 +222,7 @@ mod tests {
         builder.push(1, None, Some(b"content"), &[]);
         let batch = builder.build(None);
         log.reserve(batch.len() + 4).expect("room");
-        log.append_batch(&batch, base, LeaderEpoch(1))
+        log.append_batch(&batch, &LeaderStamp::new(base, LeaderEpoch(1)))
             .expect("stored");
     }
 

@@ -201,7 +201,7 @@ fn beginning(segment: &Surveyed, to: Offset) -> Result<(usize, Option<Offset>), 
 
 #[cfg(test)]
 mod tests {
-    use baton_protocol::batch::BatchBuilder;
+    use baton_protocol::batch::{BatchBuilder, LeaderStamp};
     use baton_protocol::ids::{PartitionIndex, TopicId};
 
     use super::*;
@@ -230,7 +230,7 @@ mod tests {
             builder.push(1, None, Some(b"content"), &[]);
             let batch = builder.build(None);
             log.reserve(batch.len() + 4).expect("room");
-            log.append_batch(&batch, Offset(i), LeaderEpoch(1))
+            log.append_batch(&batch, &LeaderStamp::new(Offset(i), LeaderEpoch(1)))
                 .expect("stored");
         }
     }

@@ -4,7 +4,7 @@ mod common;
 
 use std::path::Path;
 
-use baton_protocol::batch::{BatchBuilder, RecordIter};
+use baton_protocol::batch::{BatchBuilder, LeaderStamp, RecordIter};
 use baton_protocol::ids::{LeaderEpoch, Offset};
 use baton_storage::{Check, Log, LogConfig, Retention, start_wanted, verify};
 use common::{CONFIG, IDENTITY, flush};
@@ -17,7 +17,7 @@ fn append(log: &mut Log, timestamps: &[i64]) {
     }
     let batch = builder.build(None);
     log.reserve(batch.len() + 4).expect("room");
-    log.append_batch(&batch, log.end(), LeaderEpoch(1))
+    log.append_batch(&batch, &LeaderStamp::new(log.end(), LeaderEpoch(1)))
         .expect("stored");
 }
 
@@ -136,4 +136,38 @@ fn entries_without_timestamps_are_as_old_as_their_file() {
     append(&mut log, &[-1]);
     let newest = log.extents()[0].newest_ms.expect("the file's");
     assert!(newest > 1_600_000_000_000);
+}
+
+#[test]
+fn records_with_the_time_of_their_append_are_found_by_it_after_a_start_too() {
+    let dir = tempfile::tempdir().expect("dir");
+    let (mut log, _) = Log::open(dir.path(), IDENTITY, CONFIG).expect("opens");
+    for i in 0..60 {
+        let mut builder = BatchBuilder::default();
+        for record in 0..3 {
+            // Whatever their producer says.
+            builder.push(9_000 - 7 * i + record, None, Some(b"content"), &[]);
+        }
+        let batch = builder.build(None);
+        log.reserve(batch.len() + 4).expect("room");
+        let stamp = LeaderStamp {
+            append_time_ms: Some(10 * i),
+            ..LeaderStamp::new(log.end(), LeaderEpoch(1))
+        };
+        log.append_batch(&batch, &stamp).expect("stored");
+    }
+    flush(&mut log);
+    let check = |log: &Log| {
+        let reader = log.reader();
+        for ms in 0..650 {
+            let found = reader.offset_for_time(ms, log.end()).expect("readable");
+            let first = (ms as u64).div_ceil(10);
+            assert_eq!(found, (first < 60).then_some(Offset(3 * first)), "{ms}");
+        }
+    };
+    check(&log);
+    log.close().expect("closed");
+    drop(log);
+    let (log, _) = Log::open(dir.path(), IDENTITY, CONFIG).expect("opens");
+    check(&log);
 }

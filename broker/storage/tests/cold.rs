@@ -4,7 +4,7 @@ mod common;
 
 use std::fs::File;
 
-use baton_protocol::batch::BatchBuilder;
+use baton_protocol::batch::{BatchBuilder, LeaderStamp};
 use baton_protocol::ids::{LeaderEpoch, Offset};
 use baton_storage::{Glance, Log, LogConfig, LogReader};
 use common::IDENTITY;
@@ -49,7 +49,7 @@ fn what_is_on_the_disk_only_is_there_once_it_was_read() {
         builder.push(1, None, Some(&vec![b'x'; size]), &[]);
         let batch = builder.build(None);
         log.reserve(batch.len() + 4).expect("room");
-        let stored = log.append_batch(&batch, Offset(offset), LeaderEpoch(1));
+        let stored = log.append_batch(&batch, &LeaderStamp::new(Offset(offset), LeaderEpoch(1)));
         stored.expect("stored");
         written.push(batch.len() + 4);
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use baton_protocol::batch::{
-    BatchBuilder, BatchHeader, Codec, EntryIter, ProducerState, RecordIter,
+    BatchBuilder, BatchHeader, Codec, EntryIter, LeaderStamp, ProducerState, RecordIter,
     control_batch_epoch_start, expand_records,
 };
 use baton_protocol::ids::{LeaderEpoch, Offset, ProducerId};
@@ -54,14 +54,14 @@ fn put_as(
     }
     let batch = builder.build_with(producer, codec).expect("built");
     log.reserve(batch.len() + 4).expect("room");
-    log.append_batch(&batch, log.end(), LeaderEpoch(epoch))
+    log.append_batch(&batch, &LeaderStamp::new(log.end(), LeaderEpoch(epoch)))
         .expect("stored");
 }
 
 fn begin_epoch(log: &mut Log, epoch: u32) {
     let batch = control_batch_epoch_start(log.end(), LeaderEpoch(epoch), 7);
     log.reserve(batch.len() + 4).expect("room");
-    log.append_batch(&batch, log.end(), LeaderEpoch(epoch))
+    log.append_batch(&batch, &LeaderStamp::new(log.end(), LeaderEpoch(epoch)))
         .expect("stored");
 }
 

@@ -12,5 +12,6 @@ mod health;
 mod hostile;
 mod inspect;
 mod retention;
+mod timestamps;
 mod topics;
 mod usage;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use baton::driver::{self, FlushWork, Found, PartitionLog, shape_of};
-use baton_protocol::batch::{BatchHeader, assign, entry_crc};
+use baton_protocol::batch::{BatchHeader, LeaderStamp, assign, entry_crc};
 use baton_protocol::ids::{BrokerEpoch, DirectoryId, LeaderEpoch, Offset, TopicPartition};
 use baton_replication::LogShape;
 use baton_replication::epochs::EpochHistory;
@@ -223,15 +223,10 @@ impl PartitionLog for DiskLog {
         Ok(())
     }
 
-    fn append_batch(
-        &mut self,
-        batch: &[u8],
-        base: Offset,
-        epoch: LeaderEpoch,
-    ) -> Result<(), StorageError> {
+    fn append_batch(&mut self, batch: &[u8], stamp: &LeaderStamp) -> Result<(), StorageError> {
         let mut entry = vec![0; 4];
         entry.extend_from_slice(batch);
-        assign(&mut entry[4..], base, epoch);
+        assign(&mut entry[4..], stamp);
         let crc = entry_crc(&entry[4..]).to_be_bytes();
         entry[..4].copy_from_slice(&crc);
         self.append_entry(&entry)

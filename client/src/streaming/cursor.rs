@@ -2,6 +2,7 @@
 
 use baton_protocol::batch::{BatchHeader, RecordRef, RecordWalk, expand_records, parse_entry};
 use baton_protocol::ids::{LeaderEpoch, Offset};
+use baton_protocol::policy::Timestamps;
 use bytes::Bytes;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -30,6 +31,7 @@ struct OpenBatch {
     records: Bytes,
     walk: RecordWalk,
     epoch: LeaderEpoch,
+    timestamp_type: Timestamps,
     next_offset: Offset,
 }
 
@@ -128,6 +130,10 @@ fn open(batch: &Bytes, header: &BatchHeader, expanded_bytes_max: usize) -> Resul
         records: expand_records(batch, header, expanded_bytes_max)?,
         walk: RecordWalk::new(header),
         epoch: header.leader_epoch(),
+        timestamp_type: match header.is_of_append_time() {
+            true => Timestamps::Append,
+            false => Timestamps::Create,
+        },
         next_offset: header.next_offset(),
     })
 }
@@ -145,6 +151,7 @@ fn message(place: &Place, batch: &OpenBatch, record: &RecordRef<'_>) -> Message 
         offset: record.offset,
         epoch: batch.epoch,
         timestamp_ms: record.timestamp,
+        timestamp_type: batch.timestamp_type,
         key: record.key.map(slice),
         value: record.value.map(slice),
         headers,
@@ -154,8 +161,8 @@ fn message(place: &Place, batch: &OpenBatch, record: &RecordRef<'_>) -> Message 
 #[cfg(test)]
 mod tests {
     use baton_protocol::batch::{
-        BatchBuilder, Codec, EXPANDED_BYTES_MAX, Header, assign, control_batch_epoch_start,
-        entry_crc,
+        BatchBuilder, Codec, EXPANDED_BYTES_MAX, Header, LeaderStamp, assign,
+        control_batch_epoch_start, entry_crc,
     };
 
     use super::*;
@@ -171,7 +178,8 @@ mod tests {
             builder.push(1_000, Some(b"key"), Some(value.as_bytes()), &[header]);
         }
         let mut batch = builder.build_with(None, codec).expect("built").to_vec();
-        assign(&mut batch, Offset(base), LeaderEpoch(3));
+        let stamp = LeaderStamp::new(Offset(base), LeaderEpoch(3));
+        assign(&mut batch, &stamp);
         framed(&batch)
     }
 

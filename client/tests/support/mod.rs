@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use baton_client::Client;
-use baton_protocol::batch::{BatchBuilder, BatchHeader, Codec, assign, entry_crc};
+use baton_protocol::batch::{BatchBuilder, BatchHeader, Codec, LeaderStamp, assign, entry_crc};
 use baton_protocol::client::{
     ClientRequest, PartitionStatus, RequestBody, ResponseBody, ServerMessage,
 };
@@ -107,7 +107,8 @@ pub fn entry(base: u64, codec: Codec) -> Bytes {
         builder.push(number as i64, None, Some(value.as_bytes()), &[]);
     }
     let mut batch = builder.build_with(None, codec).expect("built").to_vec();
-    assign(&mut batch, Offset(base), LeaderEpoch(1));
+    let stamp = LeaderStamp::new(Offset(base), LeaderEpoch(1));
+    assign(&mut batch, &stamp);
     let mut entry = entry_crc(&batch).to_be_bytes().to_vec();
     entry.extend_from_slice(&batch);
     entry.into()

@@ -5,7 +5,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::batch::header::CONTROL;
 use crate::batch::validate::checksum;
-use crate::batch::{BATCH_HEADER_BYTES, BatchError, Codec, varint};
+use crate::batch::{BATCH_HEADER_BYTES, BatchError, Codec, LeaderStamp, assign, varint};
 use crate::ids::{LeaderEpoch, Offset, ProducerId};
 
 /// A record's header, as the builder takes it.
@@ -214,6 +214,6 @@ pub fn control_batch_epoch_start(base: Offset, epoch: LeaderEpoch, timestamp_ms:
     value.extend_from_slice(&epoch.0.to_be_bytes());
     builder.push(timestamp_ms, Some(&key), Some(&value), &[]);
     let mut batch = finish(builder, CONTROL, None).to_vec();
-    crate::batch::assign(&mut batch, base, epoch);
+    assign(&mut batch, &LeaderStamp::new(base, epoch));
     batch
 }

@@ -25,6 +25,12 @@ pub const BATCH_HEADER_BYTES: usize = 61;
 /// Where the part that the CRC-32C covers begins.
 pub(super) const CHECKED_FROM: usize = 21;
 
+/// Kafka's CRC-32C.
+pub(super) const CRC_32C: crc_fast::CrcAlgorithm = crc_fast::CrcAlgorithm::Crc32Iscsi;
+
+/// Where attributes and timestamps end.
+const TIMES_END: usize = 43;
+
 /// A leader epoch that nobody has assigned yet: -1.
 const NO_EPOCH: [u8; 4] = [0xff; 4];
 
@@ -34,7 +40,7 @@ const UNCOUNTED: usize = 12;
 pub(super) const CONTROL: i16 = 1 << 5;
 
 /// Attribute bit: timestamps are those of the append.
-const APPEND_TIME: i16 = 1 << 3;
+pub(super) const APPEND_TIME: i16 = 1 << 3;
 pub(super) const TRANSACTIONAL: i16 = 1 << 4;
 pub(super) const KNOWN_ATTRIBUTES: i16 = 0b11_1111;
 
@@ -224,11 +230,55 @@ impl BatchHeader {
     }
 }
 
-/// Gives a batch its offset and epoch. These two lie outside its CRC-32C.
+/// What a leader gives a batch when it stores it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaderStamp {
+    /// Offset of its first record.
+    pub base: Offset,
+    /// The leader's epoch.
+    pub epoch: LeaderEpoch,
+    /// The time that all its records get, in ms since 1970; none: they keep their producer's.
+    pub append_time_ms: Option<i64>,
+}
+
+impl LeaderStamp {
+    /// A stamp that leaves the time as it is.
+    pub fn new(base: Offset, epoch: LeaderEpoch) -> Self {
+        LeaderStamp {
+            base,
+            epoch,
+            append_time_ms: None,
+        }
+    }
+}
+
+/// Puts a stamp on a sound batch, of which no more than the fixed part need be here.
+///
+/// Offset and epoch lie outside the CRC-32C. For the time it is changed by what the change of the time makes of
+/// it, not computed again: what happened to the rest of the batch since its producer summed it up still
+/// shows.
 ///
 /// # Panics
-/// If `batch` is shorter than [`BATCH_HEADER_BYTES`].
-pub fn assign(batch: &mut [u8], base: Offset, epoch: LeaderEpoch) {
-    batch[0..8].copy_from_slice(&base.0.to_be_bytes());
-    batch[12..16].copy_from_slice(&epoch.0.to_be_bytes());
+/// If `head` is shorter than [`BATCH_HEADER_BYTES`], or is none.
+pub fn assign(head: &mut [u8], stamp: &LeaderStamp) {
+    head[0..8].copy_from_slice(&stamp.base.0.to_be_bytes());
+    head[12..16].copy_from_slice(&stamp.epoch.0.to_be_bytes());
+    if let Some(ms) = stamp.append_time_ms {
+        assign_time(head, ms);
+    }
+}
+
+fn assign_time(head: &mut [u8], ms: i64) {
+    let sum = |bytes: &[u8]| crc_fast::checksum(CRC_32C, bytes);
+    let before = sum(&head[CHECKED_FROM..TIMES_END]);
+    let attributes = i16::from_be_bytes(number(head, 21)) | APPEND_TIME;
+    head[21..23].copy_from_slice(&attributes.to_be_bytes());
+    head[35..TIMES_END].copy_from_slice(&ms.to_be_bytes());
+    let after = sum(&head[CHECKED_FROM..TIMES_END]);
+    let bytes = UNCOUNTED + u32::from_be_bytes(number(head, 8)) as usize;
+    let behind = (bytes - TIMES_END) as u64;
+    // The sum is linear: two batches' sums differ by that of their difference, moved by what follows.
+    let difference = crc_fast::checksum_combine(CRC_32C, before ^ after, 0, behind) as u32;
+    let crc = u32::from_be_bytes(number(head, 17)) ^ difference;
+    head[17..21].copy_from_slice(&crc.to_be_bytes());
 }

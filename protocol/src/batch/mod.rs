@@ -28,7 +28,7 @@ mod varint;
 pub use build::{BatchBuilder, Header, ProducerState, control_batch_epoch_start};
 pub use codec::{Codec, EXPANDED_BYTES_MAX};
 pub use entry::{ENTRY_OVERHEAD_BYTES, EntryIter, EntryRef, entry_crc, parse_entry, verify_entry};
-pub use header::{BATCH_HEADER_BYTES, BatchHeader, ProducerStamp, assign};
+pub use header::{BATCH_HEADER_BYTES, BatchHeader, LeaderStamp, ProducerStamp, assign};
 pub use records::{HeaderIter, RecordIter, RecordRef, RecordWalk, expand_records};
 pub use retain::{check_keys, retain_records};
 pub use validate::{HEADERS_PER_RECORD_MAX, validate_produced};

@@ -128,6 +128,8 @@ pub struct RecordWalk {
     at: usize,
     base_offset: Offset,
     base_timestamp: i64,
+    /// The timestamp of all records, whatever they say themselves.
+    append_time: Option<i64>,
     index: u32,
     count: u32,
     last_offset_delta: u32,
@@ -140,6 +142,7 @@ impl RecordWalk {
             at: 0,
             base_offset: header.base_offset(),
             base_timestamp: header.base_timestamp(),
+            append_time: header.is_of_append_time().then_some(header.max_timestamp()),
             index: 0,
             count: header.record_count(),
             last_offset_delta: header.last_offset_delta(),
@@ -205,7 +208,9 @@ impl RecordWalk {
         }
         Ok(RecordRef {
             offset: self.base_offset.plus(u64::from(offset_delta)),
-            timestamp: self.base_timestamp.saturating_add(timestamp_delta),
+            timestamp: self
+                .append_time
+                .unwrap_or(self.base_timestamp.saturating_add(timestamp_delta)),
             key,
             value,
             header_count,

@@ -102,7 +102,7 @@ pub fn check_keys(batch: &Bytes, header: &BatchHeader, bytes_max: usize) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::{BatchBuilder, Codec, ProducerState, RecordIter, assign};
+    use crate::batch::{BatchBuilder, Codec, LeaderStamp, ProducerState, RecordIter, assign};
     use crate::ids::{LeaderEpoch, Offset, ProducerId};
 
     fn batch(keys: &[Option<&str>], codec: Codec) -> (Bytes, BatchHeader) {
@@ -119,7 +119,8 @@ mod tests {
         };
         let bytes = builder.build_with(Some(producer), codec).expect("built");
         let mut bytes = bytes.to_vec();
-        assign(&mut bytes, Offset(100), LeaderEpoch(3));
+        let stamp = LeaderStamp::new(Offset(100), LeaderEpoch(3));
+        assign(&mut bytes, &stamp);
         let header = BatchHeader::parse(&bytes).expect("sound");
         (bytes.into(), header)
     }

@@ -36,7 +36,7 @@ fn entry(batch: &[u8]) -> Vec<u8> {
 #[test]
 fn another_library_reads_what_is_built_here() {
     let mut batch = sample().to_vec();
-    assign(&mut batch, Offset(500), LeaderEpoch(9));
+    assign(&mut batch, &LeaderStamp::new(Offset(500), LeaderEpoch(9)));
     let set = RecordBatchDecoder::decode(&mut Bytes::from(batch)).expect("decodes");
     let records = set.records;
     assert_eq!(records.len(), 3);
@@ -99,11 +99,54 @@ fn what_another_library_builds_is_read_here() {
 #[test]
 fn offset_and_epoch_lie_outside_the_producers_checksum() {
     let mut batch = sample().to_vec();
-    assign(&mut batch, Offset(77), LeaderEpoch(5));
+    assign(&mut batch, &LeaderStamp::new(Offset(77), LeaderEpoch(5)));
     let header = validate_produced(&batch, 1 << 20).expect("still valid");
     assert_eq!(header.base_offset(), Offset(77));
     assert_eq!(header.next_offset(), Offset(80));
     assert_eq!(header.leader_epoch(), LeaderEpoch(5));
+}
+
+fn stamp_of_time(ms: i64) -> LeaderStamp {
+    LeaderStamp {
+        append_time_ms: Some(ms),
+        ..LeaderStamp::new(Offset(77), LeaderEpoch(5))
+    }
+}
+
+#[test]
+fn the_time_of_the_append_is_that_of_every_record() {
+    let mut batch = sample().to_vec();
+    let sent = batch.clone();
+    assign(&mut batch, &stamp_of_time(1_795_000_000_123));
+    let header = BatchHeader::parse(&batch).expect("sound");
+    assert!(header.is_of_append_time());
+    assert_eq!(header.max_timestamp(), 1_795_000_000_123);
+    assert_eq!(header.crc(), super::validate::checksum(&batch));
+    assert_eq!(batch[BATCH_HEADER_BYTES..], sent[BATCH_HEADER_BYTES..]);
+    for record in RecordIter::new(&batch, &header) {
+        assert_eq!(record.expect("sound").timestamp, 1_795_000_000_123);
+    }
+    // A second stamp, which no leader puts on, is as good as the first.
+    assign(&mut batch, &stamp_of_time(-1));
+    let header = BatchHeader::parse(&batch).expect("sound");
+    assert_eq!(header.crc(), super::validate::checksum(&batch));
+    // Kafka's own code reads it so.
+    assign(&mut batch, &stamp_of_time(1_795_000_000_123));
+    let read = RecordBatchDecoder::decode(&mut Bytes::from(batch)).expect("decoded");
+    for record in read.records {
+        assert_eq!(record.timestamp_type, TimestampType::LogAppend);
+    }
+}
+
+#[test]
+fn a_producer_does_not_say_the_time_of_the_append() {
+    let mut batch = sample().to_vec();
+    assign(&mut batch, &stamp_of_time(5));
+    let refused = validate_produced(&batch, 1 << 20).expect_err("refused");
+    assert!(
+        refused.to_string().contains("time of an append"),
+        "{refused}"
+    );
 }
 
 #[test]
@@ -366,6 +409,24 @@ proptest! {
             })
             .collect();
         prop_assert_eq!(&there, &records);
+    }
+
+    #[test]
+    fn a_time_is_stamped_on_the_sum_as_well_and_on_nothing_else(
+        records in made(), ms in any::<i64>(), bit in any::<prop::sample::Index>(),
+    ) {
+        let mut batch = built(&records).to_vec();
+        let sent = batch.clone();
+        assign(&mut batch, &stamp_of_time(ms));
+        let crc = BatchHeader::parse(&batch).expect("sound").crc();
+        prop_assert_eq!(crc, super::validate::checksum(&batch));
+        // What was damaged before does not become sound by it.
+        let mut damaged = sent;
+        let bit = bit.index((damaged.len() - BATCH_HEADER_BYTES) * 8);
+        damaged[BATCH_HEADER_BYTES + bit / 8] ^= 1 << (bit % 8);
+        assign(&mut damaged, &stamp_of_time(ms));
+        let crc = BatchHeader::parse(&damaged).expect("parses").crc();
+        prop_assert_ne!(crc, super::validate::checksum(&damaged));
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! What a broker demands of a batch before it stores it, so that no consumer ever meets nonsense.
 
-use crate::batch::header::{CHECKED_FROM, CONTROL, KNOWN_ATTRIBUTES, TRANSACTIONAL};
+use crate::batch::header::{
+    APPEND_TIME, CHECKED_FROM, CONTROL, CRC_32C, KNOWN_ATTRIBUTES, TRANSACTIONAL,
+};
 use crate::batch::{BatchError, BatchHeader, Codec, RecordIter};
 
 /// Most headers of one record.
@@ -48,7 +50,7 @@ pub fn validate_produced(
 
 /// The CRC-32C over what it covers.
 pub(super) fn checksum(batch: &[u8]) -> u32 {
-    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &batch[CHECKED_FROM..]) as u32
+    crc_fast::checksum(CRC_32C, &batch[CHECKED_FROM..]) as u32
 }
 
 fn check_fields(header: &BatchHeader) -> Result<(), BatchError> {
@@ -82,6 +84,12 @@ fn check_fields(header: &BatchHeader) -> Result<(), BatchError> {
         "attributes",
         shown,
         "and transactions are not known",
+    )?;
+    demand(
+        attributes & APPEND_TIME == 0,
+        "attributes",
+        shown,
+        "and it is the broker that says the time of an append",
     )?;
     demand(
         header.codec().is_some(),

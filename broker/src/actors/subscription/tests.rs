@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use baton_protocol::batch::{BatchBuilder, EntryIter};
+use baton_protocol::batch::{BatchBuilder, EntryIter, LeaderStamp};
 use baton_protocol::ids::{LeaderEpoch, PartitionIndex, TopicId};
 use baton_storage::{Log, LogIdentity};
 use tokio::sync::mpsc;
@@ -34,7 +34,7 @@ async fn nobody_is_pushed_what_lies_beyond_the_watermark_or_beyond_his_credit() 
         builder.push(1, None, Some(b"value"), &[]);
         let batch = builder.build(None).to_vec();
         log.reserve(2 * batch.len()).expect("there is room");
-        let stored = log.append_batch(&batch, Offset(offset), LeaderEpoch(1));
+        let stored = log.append_batch(&batch, &LeaderStamp::new(Offset(offset), LeaderEpoch(1)));
         stored.expect("stored");
     }
     let (to, watermark) = watch::channel(Offset(2));

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use baton_protocol::batch::{BatchBuilder, EntryIter};
+use baton_protocol::batch::{BatchBuilder, EntryIter, LeaderStamp};
 use baton_protocol::ids::{LeaderEpoch, Offset, PartitionIndex, TopicId};
 use baton_storage::{Check, Log, LogConfig, LogIdentity, Recovery, verify};
 use uuid::Uuid;
@@ -47,7 +47,7 @@ pub fn append(log: &mut Log, epoch: u32, content: u64, records: u32) {
 pub fn append_at(log: &mut Log, epoch: u32, base: Offset, content: u64, records: u32) {
     let batch = batch(content, records);
     log.reserve(batch.len() + 4).expect("room");
-    log.append_batch(&batch, base, LeaderEpoch(epoch))
+    log.append_batch(&batch, &LeaderStamp::new(base, LeaderEpoch(epoch)))
         .expect("stored");
 }
 
