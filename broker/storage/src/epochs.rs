@@ -1,5 +1,9 @@
 //! The epoch history of a log: each leader epoch with the log's end before its first entry.
 //!
+//! A gap belongs to the epoch of the entry behind it. One that an election leaves does so by definition; one
+//! that a compaction leaves, because the last entry of each epoch stays. So the epoch of an offset is known
+//! whether or not its entry is there, and a start within a gap is as good as any other.
+//!
 //! A log that does not start at 0 keeps the epoch of the entry before its start, as a run of one offset
 //! there: where that epoch began, nobody asks any more.
 

@@ -484,6 +484,43 @@ fn a_start_that_moves_or_a_log_that_begins_anew_is_not_undone() {
     }
 }
 
+/// The epoch of the offset before `end`, by these runs.
+fn epoch_before(end: u64, runs: &[(LeaderEpoch, Offset)]) -> Option<LeaderEpoch> {
+    let run = runs.iter().rev().find(|run| run.1.0 < end);
+    run.map(|run| run.0)
+}
+
+#[test]
+fn a_start_in_what_is_gone_keeps_the_epoch_of_what_was_there() {
+    let dir = tempfile::tempdir().expect("dir");
+    let mut log = sample(dir.path());
+    let all = log.epochs().to_vec();
+    assert!(compact(&mut log, &rules()));
+    log.close().expect("closed");
+    for start in 1..=log.end().0 {
+        let dir = copy(dir.path());
+        let expected = epoch_before(start, &all);
+        let (mut log, _) = open(dir.path());
+        log.advance_start(Offset(start), None).expect("moved");
+        assert_eq!(epoch_before(start, log.epochs()), expected, "{start}");
+        log.close().expect("closed");
+        drop(log);
+        let (mut log, _) = open(dir.path());
+        assert_eq!(
+            epoch_before(start, log.epochs()),
+            expected,
+            "{start}, opened"
+        );
+        // Nothing is left but the start: it offers no later epoch than it held.
+        log.truncate(Offset(start)).expect("cut");
+        log.close().expect("closed");
+        drop(log);
+        let (log, _) = open(dir.path());
+        let last = log.epochs().last().map(|run| run.0);
+        assert_eq!((log.end(), last), (Offset(start), expected), "cut");
+    }
+}
+
 #[test]
 fn damage_is_told_and_changes_nothing() {
     let dir = tempfile::tempdir().expect("dir");
