@@ -23,8 +23,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::args::Common;
 use crate::report::{Report, html, json, table};
 use crate::scenarios::{
-    Bench, catch_up, cold_reader, consume, end_to_end, failover, frozen_follower, one_in_flight,
-    partitions, produce, start_up,
+    Bench, catch_up, client, cold_reader, consume, end_to_end, failover, frozen_follower,
+    one_in_flight, partitions, produce, start_up,
 };
 
 #[derive(Debug, Parser)]
@@ -65,6 +65,8 @@ enum Scenario {
     StartUp(start_up::StartUpArgs),
     /// What many partitions cost, idle and by message.
     Partitions(partitions::PartitionsArgs),
+    /// What the client library costs by itself: a record sent, and read in each way.
+    Client(client::ClientArgs),
     /// The machine's limit at this moment: a bare pipeline of three processes with the same bytes,
     /// batches and flushes, and no broker; next to it loopback TCP and the disk alone.
     Roofline(scenarios::roofline::RooflineArgs),
@@ -80,7 +82,7 @@ enum Scenario {
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What `all` runs, in this order.
-const ALL: [&str; 11] = [
+const ALL: [&str; 12] = [
     "roofline",
     "produce",
     "one-in-flight",
@@ -92,6 +94,7 @@ const ALL: [&str; 11] = [
     "catch-up",
     "start-up",
     "partitions",
+    "client",
 ];
 
 fn main() -> ExitCode {
@@ -190,6 +193,7 @@ async fn run(bench: &Bench, scenario: &Scenario) -> anyhow::Result<Report> {
         Scenario::CatchUp(args) => catch_up::run(bench, args).await,
         Scenario::StartUp(args) => start_up::run(bench, args).await,
         Scenario::Partitions(args) => partitions::run(bench, args).await,
+        Scenario::Client(args) => client::run(bench, args).await,
         Scenario::Roofline(args) => scenarios::roofline::run(bench, args).await,
         Scenario::All | Scenario::RooflineNode(_) | Scenario::PeerNode(_) => {
             bail!("it is no scenario by itself")

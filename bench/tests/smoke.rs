@@ -203,3 +203,21 @@ fn rabbitmq_is_measured_beside_baton() {
         measure_beside("rabbitmq", 3);
     }
 }
+
+#[test]
+fn every_way_of_the_client_is_measured_and_reads_all() {
+    if !has_broker() {
+        return;
+    }
+    let args = ["client", "--records", "3000", "--repeats", "1", "--json"];
+    let json = json_of(&args);
+    let cases = json["scenarios"][0]["cases"].as_array();
+    let cases = cases.expect("cases");
+    assert_eq!(cases.len(), 5);
+    for case in cases {
+        let figures = case["figures"].as_array().expect("figures");
+        let names = figures.iter().filter_map(|figure| figure["name"].as_str());
+        assert!(names.clone().any(|name| name == "client"), "{case}");
+        assert!(figures[0]["median"].as_f64() > Some(0.0), "{case}");
+    }
+}

@@ -1,6 +1,7 @@
 //! The scenarios, one a file, and what they share: a cluster, a topic, figures that are told of each.
 
 pub mod catch_up;
+pub mod client;
 pub mod cold_reader;
 pub mod consume;
 pub mod end_to_end;
