@@ -1,5 +1,7 @@
 use baton_controller::command::Command;
-use baton_protocol::ids::{ClusterId, DirectoryId, MetadataIndex, ProcessId, TopicId};
+use baton_protocol::ids::{
+    ClusterId, DirectoryId, MetadataIndex, PartitionIndex, ProcessId, TopicId,
+};
 use baton_protocol::metadata::{Flush, TopicConfig};
 use baton_protocol::policy::TopicPolicy;
 use uuid::Uuid;
