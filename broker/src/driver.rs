@@ -4,89 +4,36 @@
 //! The core moves offsets, the driver moves bytes. It is synchronous and knows neither actors nor
 //! sockets: what has to leave this replica comes out as [`Output`]. The simulator runs this very
 //! code on a faulty log. No decision about replication is taken here.
+//!
+//! | module | what |
+//! | --- | --- |
+//! | `log` | the log it works on, as it sees it |
+//! | `shape` | what the core is told of batches and entries |
+//! | `push` | sending followers what they lack |
+//! | `output` | what leaves the replica |
 
 use std::collections::{BTreeMap, VecDeque};
 
-use baton_protocol::batch::{self, BatchHeader, EntryIter, LeaderStamp};
+use baton_protocol::batch::{self, EntryIter, LeaderStamp};
 use baton_protocol::client::Acks;
-use baton_protocol::ids::{BrokerId, LeaderEpoch, Offset, Tick};
+use baton_protocol::ids::{BrokerId, Offset, Tick};
 use baton_protocol::peer::{Append, ReplicaMessage};
 use baton_protocol::policy::{Timestamps, TopicPolicy};
 use baton_replication::Replica;
-use baton_replication::event::{
-    Acknowledged, Breach, Effect, EntryShape, FenceAnswer, HandoverProposal, Input, PartitionView,
-    Proposal, Refusal, RequestId, SetProposal,
-};
-use baton_replication::producers::{ProducerStamp, ProducerTable};
-use baton_storage::{Chunk, Shortage, StorageError};
+use baton_replication::event::{Effect, Input, PartitionView, Proposal, Refusal, RequestId};
+use baton_replication::producers::ProducerTable;
+use baton_storage::{Shortage, StorageError};
 use bytes::Bytes;
 
+pub use log::{Beginning, FlushWork, Found, PartitionLog, ReadWork};
+pub use output::{BrokenReason, Output, ProduceError};
 pub use push::Push;
+pub use shape::{CheckedBatch, shape_of};
 
+mod log;
+mod output;
 mod push;
-
-/// The log that a driver works on. Object-safe, so that the simulator can put its own beneath.
-pub trait PartitionLog: Send {
-    /// Makes sure that the next appends of `bytes` in all cannot fail.
-    fn reserve(&mut self, bytes: usize) -> Result<(), StorageError>;
-    /// Stores a batch with this stamp.
-    fn append_batch(&mut self, batch: &[u8], stamp: &LeaderStamp) -> Result<(), StorageError>;
-    /// Stores an entry as it is.
-    fn append_entry(&mut self, entry: &[u8]) -> Result<(), StorageError>;
-    /// Puts everything from `to` on into quarantine, then cuts there, durably.
-    fn truncate(&mut self, to: Offset, epoch: LeaderEpoch) -> Result<(), StorageError>;
-    /// Has the log start at `to`; what lies below may be removed. `below` is what is known of the
-    /// producers of that.
-    fn advance_start(&mut self, to: Offset, below: &ProducerTable) -> Result<(), StorageError>;
-    /// Puts everything above `at.keep_from` into quarantine, then discards the log and begins anew,
-    /// durably. `below` is what is known of the producers of entries below.
-    fn begin_anew(&mut self, at: &Beginning, below: &ProducerTable) -> Result<(), StorageError>;
-    /// Takes note of how long entries are to be kept.
-    fn set_policy(&mut self, _policy: &TopicPolicy) {}
-    /// To be called now and then, with the time of day: the offset below which nothing has to be kept any
-    /// more; none if everything has.
-    fn expired(&mut self, _now_ms: i64) -> Option<Offset> {
-        None
-    }
-    /// To be called now and then, with the time of day: entries below `up_to` may go that newer ones there
-    /// supersede.
-    fn compact(&mut self, _now_ms: i64, _up_to: Offset) {}
-    /// Whole entries from `from` on: as many as fit, at least one; none at the end. Does not wait: where
-    /// it would have to, it says what is to be done by a thread that may.
-    fn read(&self, from: Offset, bytes_max: usize) -> Result<Found, StorageError>;
-    /// Checks entries that were read, byte by byte.
-    fn check(&self, _entries: &Chunk) -> Result<(), StorageError> {
-        Ok(())
-    }
-    /// Readers may read up to here.
-    fn publish_high_watermark(&mut self, to: Offset);
-    /// What has to be done, on any thread, to make the log durable up to its present end.
-    fn prepare_flush(&mut self) -> Result<FlushWork, StorageError>;
-    /// Takes note that the flush which was prepared last has been done; the new durable end.
-    fn flushed(&mut self, done: baton_storage::FlushDone) -> Result<Offset, StorageError>;
-    /// Keeps the producers' state, so that a start need not read the whole log for it.
-    fn save_producers(&mut self, producers: &ProducerTable) -> Result<(), StorageError>;
-    /// Shows the producers' state as of `end`, just before a flush is prepared: so that now and then
-    /// it is kept while the log is written.
-    fn note_producers(&mut self, _end: Offset, _producers: &ProducerTable) {}
-    /// The metadata knows that the log was damaged: that need not be said again at the next start.
-    fn damage_is_known(&mut self) -> Result<(), StorageError>;
-    /// Ends the log in good order.
-    fn close(&mut self) -> Result<(), StorageError>;
-}
-
-/// Where a log begins anew.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Beginning {
-    /// Its start and end.
-    pub start: Offset,
-    /// Leader epoch of the entry before.
-    pub epoch_before: LeaderEpoch,
-    /// What lay above this was not known to be committed.
-    pub keep_from: Offset,
-    /// The leader epoch whose history demands it.
-    pub epoch: LeaderEpoch,
-}
+mod shape;
 
 /// Most bytes that a message tells of producers.
 const PRODUCERS_BYTES_MAX: usize = 8 << 20;
@@ -96,152 +43,6 @@ const PRODUCER_BYTES: usize = 128;
 
 /// Room for a reign's first entry, with some to spare.
 const EPOCH_START_ROOM_BYTES: usize = 512;
-
-/// A flush, ready to be run on another thread.
-pub type FlushWork = Box<dyn FnOnce() -> Result<baton_storage::FlushDone, StorageError> + Send>;
-
-/// Entries that were asked for.
-pub enum Found {
-    /// They are here.
-    Here(Option<Chunk>),
-    /// They have to be waited for.
-    Away(ReadWork),
-}
-
-/// A reading, ready to be run on another thread.
-pub type ReadWork = Box<dyn FnOnce() -> Result<Option<Chunk>, StorageError> + Send>;
-
-/// Something that leaves the replica.
-pub enum Output {
-    /// A message to another replica, with the entries of an append.
-    Send {
-        /// To whom.
-        to: BrokerId,
-        /// What.
-        message: ReplicaMessage,
-        /// Its entries.
-        payload: Bytes,
-    },
-    /// A producer's answer.
-    Reply {
-        /// Which request.
-        request: RequestId,
-        /// With what.
-        result: Result<Acknowledged, ProduceError>,
-    },
-    /// A flush to be run elsewhere; its result comes back by [`Driver::flushed`].
-    Flush(FlushWork),
-    /// Entries to be read elsewhere; what comes of it comes back by [`Driver::read`].
-    Read(Push, ReadWork),
-    /// The watermark moved.
-    HighWatermark(Offset),
-    /// The controller's fence is answered.
-    FenceAnswer(FenceAnswer),
-    /// The controller is asked for another in-sync set.
-    ProposeInSync(SetProposal),
-    /// The controller is asked for room for offsets.
-    AskOffsets {
-        /// The leader's epoch.
-        epoch: LeaderEpoch,
-        /// The limit that is wanted.
-        limit: Offset,
-    },
-    /// The controller is asked to name a successor.
-    ProposeHandover(HandoverProposal),
-    /// The lead was taken up or laid down.
-    RoleChanged {
-        /// The epoch it leads in now, if it does.
-        leading: Option<LeaderEpoch>,
-    },
-    /// Entries were discarded; they are in quarantine.
-    Truncated {
-        /// The cut.
-        to: Offset,
-        /// The leader epoch that demanded it.
-        epoch: LeaderEpoch,
-    },
-    /// The log was discarded, and begins anew.
-    BeganAnew(Beginning),
-    /// A peer sent what no replica sends.
-    BadPeer {
-        /// What is wrong with it.
-        why: String,
-    },
-    /// The replica takes no part any more.
-    Broken(BrokenReason),
-}
-
-/// Why a batch is not acknowledged.
-#[derive(Debug)]
-pub enum ProduceError {
-    /// The core refused it.
-    Refused(Refusal),
-    /// There is no room, or the disk failed. Not stored.
-    Storage(StorageError),
-}
-
-impl ProduceError {
-    /// Whether the batch may be in the log all the same, or come to be in it: the next leader decides.
-    pub fn is_outcome_unknown(&self) -> bool {
-        match self {
-            ProduceError::Refused(refusal) => match refusal {
-                Refusal::CommitTimeout | Refusal::LeaderChanged | Refusal::StorageFailed => true,
-                Refusal::NotLeader
-                | Refusal::NotEnoughReplicas { .. }
-                | Refusal::OutOfOrder { .. }
-                | Refusal::ProducerFenced { .. }
-                | Refusal::NoLease
-                | Refusal::OutOfOffsets => false,
-            },
-            ProduceError::Storage(_) => false,
-        }
-    }
-}
-
-/// Why a replica takes no part any more.
-#[derive(Debug)]
-pub enum BrokenReason {
-    /// A promise was broken.
-    Breach(Breach),
-    /// Its storage failed.
-    Storage(StorageError),
-}
-
-/// A batch that has been checked and may be stored as it is.
-#[derive(Clone, Debug)]
-pub struct CheckedBatch {
-    bytes: Bytes,
-    records: u32,
-    producer: Option<ProducerStamp>,
-}
-
-impl CheckedBatch {
-    /// Checks what a producer sent. Done on the connection's thread, not the partition's.
-    pub fn check(bytes: Bytes, message_bytes_max: usize) -> Result<Self, batch::BatchError> {
-        let header = batch::validate_produced(&bytes, message_bytes_max)?;
-        Ok(CheckedBatch {
-            records: header.record_count(),
-            producer: producer_of(&header),
-            bytes,
-        })
-    }
-
-    /// Checks that all of its records have keys.
-    pub fn check_keys(&self) -> Result<(), batch::BatchError> {
-        let header = BatchHeader::parse(&self.bytes)?;
-        batch::check_keys(&self.bytes, &header, batch::EXPANDED_BYTES_MAX)
-    }
-
-    /// Its size.
-    pub fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
-    /// Whether it is empty, which no batch is.
-    pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
-    }
-}
 
 /// One replica with its log.
 pub struct Driver {
@@ -663,25 +464,6 @@ impl Driver {
                 result: Err(ProduceError::Refused(Refusal::NotLeader)),
             });
         }
-    }
-}
-
-fn producer_of(header: &BatchHeader) -> Option<ProducerStamp> {
-    header.producer().map(|stamp| ProducerStamp {
-        id: stamp.id,
-        epoch: stamp.epoch,
-        sequence: stamp.sequence,
-        records: stamp.records,
-    })
-}
-
-/// An entry as the core sees it.
-pub fn shape_of(header: &BatchHeader) -> EntryShape {
-    EntryShape {
-        epoch: header.leader_epoch(),
-        base: header.base_offset(),
-        end: header.next_offset(),
-        producer: producer_of(header),
     }
 }
 

@@ -3,12 +3,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use baton_protocol::batch::LeaderStamp;
-use baton_protocol::ids::{BrokerEpoch, BrokerLife, PartitionVersion};
+use baton_protocol::ids::{BrokerEpoch, BrokerLife, LeaderEpoch, PartitionVersion};
 use baton_protocol::metadata::Flush;
 use baton_protocol::peer::Ack;
 use baton_replication::event::ReplicaView;
 use baton_replication::rules::Rules;
 use baton_replication::{Config, LogShape};
+use baton_storage::Chunk;
 
 use super::*;
 
