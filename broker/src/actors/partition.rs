@@ -1,20 +1,20 @@
-//! One replica of one partition: a mailbox around the driver.
+//! One replica of one partition: a mailbox around the driver. `answers` words what producers are told,
+//! `trouble` what the controller is.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler};
-use baton_protocol::client::{Acks, PartitionStatus, ResponseBody};
-use baton_protocol::error::{ErrorCode, WireError};
+use baton_protocol::client::{Acks, PartitionStatus};
+use baton_protocol::error::WireError;
 use baton_protocol::ids::{Offset, Tick, TopicPartition};
 use baton_protocol::peer::PeerMessage;
 use baton_replication::Input;
-use baton_replication::event::{Acknowledged, Breach, Refusal, RequestId};
-use baton_storage::StorageError;
-use tokio::sync::{oneshot, watch};
+use baton_replication::event::{Refusal, RequestId};
+use tokio::sync::watch;
 
-use crate::actors::answer::Answer;
+use self::answers::Waiting;
 use crate::actors::control_link::{ControlLink, Report};
 use crate::actors::flusher::Flusher;
 use crate::actors::messages::{
@@ -26,15 +26,12 @@ use crate::actors::peer_link::PeerLinks;
 use crate::caretaker::Caretaker;
 use crate::clock::Clock;
 use crate::cold_reads::ColdReads;
-use crate::driver::{BrokenReason, CheckedBatch, Driver, Output, ProduceError};
+use crate::driver::{CheckedBatch, Driver, Output};
 use crate::failure::Failure;
-use crate::groups::host::{Fate, Lead};
+use crate::groups::host::Lead;
 
-/// How often a loss is reported until the metadata shows it, in milliseconds.
-const REPORT_AGAIN_MS: u64 = 1_000;
-
-/// How often it is looked for trouble that the controller should know of, in milliseconds.
-const LOOK_AGAIN_MS: u64 = 1_000;
+mod answers;
+mod trouble;
 
 /// How long a leader pauses for its successor to catch up, in milliseconds. In the set it is close
 /// behind.
@@ -69,14 +66,6 @@ pub struct Told {
     pub awake: Arc<AtomicBool>,
     /// Whether it leads; told where somebody on this broker has to know it at once.
     pub lead: Option<watch::Sender<Option<Lead>>>,
-}
-
-/// Who waits for what becomes of a batch.
-enum Waiting {
-    /// A client.
-    Client(Answer),
-    /// The coordinator of this partition's groups.
-    Coordinator(oneshot::Sender<Fate>),
 }
 
 /// The actor of one replica.
@@ -175,23 +164,6 @@ impl Partition {
         });
     }
 
-    fn answer(&self, waiting: Waiting, result: Result<Acknowledged, ProduceError>) {
-        match waiting {
-            Waiting::Client(answer) => {
-                answer.send(result.map(produced).map_err(|error| self.wire_error(error)));
-            }
-            Waiting::Coordinator(done) => {
-                let fate = match result {
-                    Ok(_) => Fate::Committed,
-                    Err(error) if error.is_outcome_unknown() => Fate::Unknown,
-                    Err(error) => Fate::NotStored(self.wire_error(error).code),
-                };
-                // Whoever asked may be gone.
-                done.send(fate).ok();
-            }
-        }
-    }
-
     fn propose(
         &mut self,
         batch: &CheckedBatch,
@@ -282,32 +254,6 @@ impl Partition {
         }
     }
 
-    /// What cannot be repaired here is said loudly; the other replicas go on without this one. A
-    /// disk that failed is no matter of one replica: the broker ends. So it does where there was
-    /// too little of something for what cannot be refused any more, such as a cut.
-    fn broken(&self, reason: &BrokenReason) {
-        let (partition, name) = (self.id, &self.name);
-        tracing::error!(%partition, name, ?reason, "this replica takes no part any more");
-        let shortage = match reason {
-            BrokenReason::Storage(error) => error.shortage(),
-            BrokenReason::Breach(_) => None,
-        };
-        if let Some(of) = shortage {
-            self.around.failure.no_room(partition, of);
-        }
-        match reason {
-            BrokenReason::Storage(error @ StorageError::Corrupt { .. }) => {
-                self.around
-                    .failure
-                    .log_damaged(partition, &error.to_string());
-            }
-            BrokenReason::Storage(_) | BrokenReason::Breach(Breach::FlushFailed) => {
-                self.around.failure.disk_failed(partition);
-            }
-            BrokenReason::Breach(Breach::TruncateBelowWatermark { .. }) => {}
-        }
-    }
-
     /// Now and then, has what is too old go.
     fn expire(&mut self, ctx: &mut Context<Self>) {
         let now = self.around.clock.now();
@@ -319,133 +265,6 @@ impl Partition {
         self.driver.expire(now, &mut self.outputs);
         self.dispatch(ctx);
     }
-
-    /// Says that the log lacks what was acknowledged, until the metadata says it too.
-    fn report_loss(&mut self) {
-        let now = self.around.clock.now();
-        let due = |at: Tick| now.since_ms(at) >= REPORT_AGAIN_MS;
-        if self.driver.replica().log().lossy && self.loss_reported_at.is_none_or(due) {
-            self.loss_reported_at = Some(now);
-            self.around.control.report(Report::Suspect(self.id));
-        }
-    }
-
-    /// Has the controller know why this replica cannot do its part, and when that is over.
-    fn report_trouble(&mut self) {
-        let now = self.around.clock.now();
-        let due = |at: Tick| now.since_ms(at) >= LOOK_AGAIN_MS;
-        if !self.trouble_looked_at.is_none_or(due) {
-            return;
-        }
-        self.trouble_looked_at = Some(now);
-        let trouble = self.find_trouble();
-        if trouble != self.trouble {
-            let report = Report::Trouble(self.id, trouble.clone());
-            self.around.control.report(report);
-            self.trouble = trouble;
-        }
-    }
-
-    fn find_trouble(&mut self) -> Option<String> {
-        let replica = self.driver.replica();
-        if replica.is_broken() {
-            let text = "takes no part: its leader would have had it cut what was committed; the broker's log says more";
-            return Some(text.to_owned());
-        }
-        if !replica.is_suspect() {
-            self.damage = None;
-        }
-        if let Some(damage) = &self.damage {
-            return Some(format!("found its log damaged: {damage}"));
-        }
-        let of = self.driver.lacks_room()?;
-        Some(format!("has no {} ({})", of.what(), of.remedy()))
-    }
-
-    fn refusal_error(&self, refusal: &Refusal) -> WireError {
-        if matches!(refusal, Refusal::NotLeader)
-            && let Some(of) = self.driver.waits_for_room()
-        {
-            return WireError::new(
-                ErrorCode::StorageFull,
-                format!(
-                    "partition {}: the broker that shall lead it has no {} to begin; {}",
-                    self.name,
-                    of.what(),
-                    of.remedy()
-                ),
-            );
-        }
-        refusal_error(&self.name, refusal)
-    }
-
-    fn wire_error(&self, error: ProduceError) -> WireError {
-        let id = &self.name;
-        match error {
-            ProduceError::Refused(refusal) => self.refusal_error(&refusal),
-            ProduceError::Storage(error) => match error.shortage() {
-                Some(of) => WireError::new(
-                    ErrorCode::StorageFull,
-                    format!(
-                        "partition {id}: its leader has no {}: {error}; {}",
-                        of.what(),
-                        of.remedy()
-                    ),
-                ),
-                None => {
-                    WireError::new(ErrorCode::StorageFailed, format!("partition {id}: {error}"))
-                }
-            },
-        }
-    }
-}
-
-fn produced(acknowledged: Acknowledged) -> ResponseBody {
-    ResponseBody::Produced {
-        base_offset: acknowledged.base,
-        epoch: acknowledged.epoch,
-    }
-}
-
-fn refusal_error(name: &str, refusal: &Refusal) -> WireError {
-    let (code, text) = match refusal {
-        Refusal::NotLeader => (ErrorCode::NotLeader, "this broker does not lead it".into()),
-        Refusal::NotEnoughReplicas { reachable, needed } => (
-            ErrorCode::NotEnoughReplicas,
-            format!(
-                "{needed} in-sync replicas are needed, {reachable} can be reached (`baton cluster status` may say why); not stored"
-            ),
-        ),
-        Refusal::NoLease => (
-            ErrorCode::NotLeader,
-            "no controller confirms that this broker still leads it".into(),
-        ),
-        Refusal::CommitTimeout => (
-            ErrorCode::CommitTimeout,
-            "stored by the leader, but not by enough followers in time; outcome unknown".into(),
-        ),
-        Refusal::LeaderChanged => (
-            ErrorCode::LeaderChanged,
-            "the leader changed before the commit; outcome unknown".into(),
-        ),
-        Refusal::OutOfOrder { expected } => (
-            ErrorCode::OutOfOrderSequence,
-            format!("the producer's next sequence is {expected}; not stored"),
-        ),
-        Refusal::ProducerFenced { current } => (
-            ErrorCode::ProducerFenced,
-            format!("the producer's epoch is {current} by now; not stored"),
-        ),
-        Refusal::OutOfOffsets => (
-            ErrorCode::Unavailable,
-            "the leader waits for the controller to grant it more offsets; not stored".into(),
-        ),
-        Refusal::StorageFailed => (
-            ErrorCode::StorageFailed,
-            "the leader's disk failed; outcome unknown".into(),
-        ),
-    };
-    WireError::new(code, format!("partition {name}: {text}"))
 }
 
 impl Actor for Partition {
