@@ -47,7 +47,7 @@ const FIXED_SEEDS: u64 = 200;
 
 /// Seeds that failed once. The schedules that they stand for change with the simulator, so they say less
 /// in time.
-const FAILED_ONCE: [u64; 1] = [1_795_294_320_474];
+const FAILED_ONCE: [u64; 2] = [1_795_294_320_474, 101_234];
 
 /// For how many seconds a test run takes seeds that no run took before.
 const FRESH_SECONDS: u64 = 10;
