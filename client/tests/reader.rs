@@ -215,6 +215,39 @@ async fn a_paused_partition_gives_nothing_and_loses_nothing() {
 }
 
 #[tokio::test]
+async fn what_came_while_a_partition_was_paused_does_not_go_past_what_cannot_be_read() {
+    let broker = broker(1).await;
+    let compressed = &broker.conduct.compressed;
+    compressed
+        .lock()
+        .expect("offsets")
+        .insert(2 * BATCH_RECORDS);
+    let client = broker.client().await;
+    let reader = client.reader(TOPIC).from(Start::Earliest);
+    let reader = reader.credit_bytes(100_000).expanded_bytes_max(1_000);
+    let mut reader = reader.build().await.expect("a reader");
+    next(&mut reader).await.expect("one").expect("readable");
+    reader.pause([0]).expect("read");
+    let nothing = timeout(Duration::from_millis(300), reader.next()).await;
+    assert!(nothing.is_err(), "it is paused");
+    assert!(reader.waiting_bytes() > 50_000, "several batches wait");
+    reader.resume([0]).expect("read");
+    for offset in 1..2 * BATCH_RECORDS {
+        let message = next(&mut reader).await.expect("more").expect("readable");
+        assert_eq!(message.offset, Offset(offset));
+    }
+    let error = next(&mut reader).await.expect("an item");
+    let error = error.expect_err("too far").to_string();
+    assert!(error.contains("offset 200 "), "{error}");
+    assert_eq!(reader.position(0), Some(Offset(2 * BATCH_RECORDS)));
+    assert!(next(&mut reader).await.is_none(), "it stands still");
+    assert_eq!(reader.waiting_bytes(), 0);
+    reader.seek(0, Offset(3 * BATCH_RECORDS)).expect("read");
+    let message = next(&mut reader).await.expect("one").expect("readable");
+    assert_eq!(message.offset, Offset(3 * BATCH_RECORDS));
+}
+
+#[tokio::test]
 async fn dropping_a_future_of_the_next_record_loses_none() {
     let broker = broker(1).await;
     let client = broker.client().await;

@@ -155,8 +155,7 @@ impl Streams {
             if let Some(error) = self.told_later.take() {
                 return Some(Err(error));
             }
-            if let Some(cursor) = self.replay.pop_front() {
-                self.current = Some(cursor);
+            if self.take_up_replay() {
                 continue;
             }
             let delivery = self.delivered.try_recv().ok()?;
@@ -193,8 +192,7 @@ impl Streams {
             if let Some(error) = self.told_later.take() {
                 return Poll::Ready(Some(Err(error)));
             }
-            if let Some(cursor) = self.replay.pop_front() {
-                self.current = Some(cursor);
+            if self.take_up_replay() {
                 continue;
             }
             if !self.partitions.values().any(Partition::can_go_on) {
@@ -222,6 +220,8 @@ impl Streams {
             Some(Err(error)) => {
                 let slot = cursor.slot;
                 self.put_down();
+                // What had come behind it would be given out as if nothing were missing.
+                self.forget_waiting(slot);
                 if let Some(partition) = self.partitions.get_mut(&slot) {
                     partition.fail();
                 }
@@ -231,6 +231,34 @@ impl Streams {
                 self.put_down();
                 None
             }
+        }
+    }
+
+    /// Goes on with what was set aside while its partition was paused. False if there is nothing.
+    fn take_up_replay(&mut self) -> bool {
+        let Some(mut cursor) = self.replay.pop_front() else {
+            return false;
+        };
+        // It was set aside before what lies before it was taken.
+        if let Some(partition) = self.partitions.get(&cursor.slot) {
+            cursor.position = cursor.position.max(partition.position);
+        }
+        self.current = Some(cursor);
+        true
+    }
+
+    /// Drops what has come of a partition and was not begun with.
+    fn forget_waiting(&mut self, slot: usize) {
+        let (replay, dropped): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut self.replay)
+            .into_iter()
+            .partition(|cursor| cursor.slot != slot);
+        self.replay = replay;
+        let Some(partition) = self.partitions.get_mut(&slot) else {
+            return;
+        };
+        let aside = std::mem::take(&mut partition.aside);
+        for cursor in dropped.into_iter().chain(aside) {
+            partition.give_back(cursor.bytes);
         }
     }
 
@@ -288,19 +316,10 @@ impl Streams {
         if self.current.as_ref().is_some_and(|c| c.slot == slot) {
             self.put_down();
         }
-        let (replay, aside): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut self.replay)
-            .into_iter()
-            .partition(|cursor| cursor.slot != slot);
-        self.replay = replay;
+        self.forget_waiting(slot);
         let Some(partition) = self.partitions.get_mut(&slot) else {
             return false;
         };
-        for cursor in aside
-            .into_iter()
-            .chain(std::mem::take(&mut partition.aside))
-        {
-            partition.give_back(cursor.bytes);
-        }
         if let Some(feed) = partition.seek(&self.client, slot, offset, &self.deliver) {
             self.start(slot, feed);
         } else if partition.is_at_end() {

@@ -48,6 +48,8 @@ pub struct Conduct {
     pub records: AtomicU64,
     /// How pushed batches are compressed.
     pub codec: Mutex<Codec>,
+    /// Batches, by their first offsets, that are compressed with Zstandard all the same.
+    pub compressed: Mutex<BTreeSet<u64>>,
     /// Breaks the connection after so many batches were pushed on it; 0: never.
     pub pushes_per_connection: AtomicU64,
     /// Does not keep what came.
@@ -64,6 +66,13 @@ pub struct Conduct {
     pub log_start: AtomicU64,
     /// Committed offsets of each partition, whoever's.
     pub committed: Mutex<BTreeMap<u32, u64>>,
+}
+
+impl Conduct {
+    fn is_compressed(&self, base: u64) -> bool {
+        let compressed = self.compressed.lock().expect("offsets");
+        compressed.contains(&base)
+    }
 }
 
 pub struct FakeBroker {
@@ -320,7 +329,10 @@ impl Session {
                 if limit > 0 && self.pushes == limit {
                     return false;
                 }
-                let entry = entry(wanted.position, codec);
+                let entry = match self.conduct.is_compressed(wanted.position) {
+                    true => entry(wanted.position, Codec::Zstd),
+                    false => entry(wanted.position, codec),
+                };
                 let bytes = entry.len() as u64;
                 wanted.credit = wanted.credit.saturating_sub(bytes);
                 wanted.position += BATCH_RECORDS;
