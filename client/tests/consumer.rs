@@ -78,6 +78,25 @@ async fn a_record_is_done_when_the_next_item_is_asked_for() {
 }
 
 #[tokio::test]
+async fn who_goes_back_while_a_commit_is_under_way_commits_there_next() {
+    let broker = broker(1).await;
+    let builder = settings(&broker).await.auto_commit(AutoCommit::EachAsk);
+    let mut consumer = begin(builder).await;
+    for _ in 0..150 {
+        next(&mut consumer).await.expect("one");
+        tokio::task::yield_now().await;
+    }
+    // This asks for a commit, which nobody has had time to answer.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    next(&mut consumer).await.expect("one");
+    next(&mut consumer).await.expect("one");
+    consumer.seek((TOPIC, 0), Offset(50)).expect("its own");
+    consumer.commit().await.expect("committed");
+    assert_eq!(committed(&broker, 0), Some(50));
+    assert_eq!(next(&mut consumer).await.expect("one").offset, Offset(50));
+}
+
+#[tokio::test]
 async fn commits_by_interval_go_on_while_nothing_comes() {
     let broker = broker(2).await;
     let every = AutoCommit::Every(Duration::from_millis(50));

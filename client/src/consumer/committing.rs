@@ -132,7 +132,7 @@ impl Consumer {
                 refused.filter(|r| r.topic == at.topic && r.partition == at.partition);
             let Some(refused) = refused.next() else {
                 if let Some(held) = self.holdings.get_mut(at) {
-                    held.committed(offset);
+                    held.committed(offset, committed.number);
                 }
                 continue;
             };

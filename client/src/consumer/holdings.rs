@@ -22,6 +22,8 @@ pub(super) struct Held {
     pub is_paused: bool,
     /// Where the user wants to go on, told before it was known where to begin.
     pub sought: Option<Offset>,
+    /// The number of the last commit that was ordered before that.
+    pub sought_after: u64,
     /// A position that need not be committed: where it began, or what is committed.
     pub settled: Option<Offset>,
     /// The committed offset, if there is one and it is known.
@@ -171,6 +173,7 @@ impl Held {
             stage: Stage::Opening(opening),
             is_paused: false,
             sought: None,
+            sought_after: 0,
             settled: None,
             committed: None,
             goes_back: false,
@@ -197,11 +200,20 @@ impl Held {
         self.committed.filter(|at| self.goes_back && above(at))
     }
 
-    /// This was committed.
-    pub fn committed(&mut self, offset: Offset) {
+    /// The user wants to go on there, after this commit was ordered.
+    pub fn seek(&mut self, to: Offset, last_commit: u64) {
+        self.sought = Some(to);
+        self.sought_after = last_commit;
+        self.goes_back = self.committed.is_some_and(|committed| to < committed);
+    }
+
+    /// This was committed, by the commit of this number.
+    pub fn committed(&mut self, offset: Offset, number: u64) {
         self.settled = Some(offset);
         self.committed = Some(offset);
-        self.goes_back = false;
+        // One that was under way when the user went back is what the next one goes back from.
+        let was_before = number <= self.sought_after;
+        self.goes_back = was_before && self.sought.is_some_and(|to| to < offset);
     }
 }
 
@@ -314,15 +326,15 @@ mod tests {
     fn commits_go_back_only_where_the_user_did() {
         let mut held = Held::new("t".into(), 1);
         assert!(held.is_worth_committing(Offset(0)));
-        held.committed(Offset(10));
+        held.committed(Offset(10), 1);
         assert!(!held.is_worth_committing(Offset(10)));
         assert!(!held.is_worth_committing(Offset(9)));
         assert_eq!(held.back_from(Offset(9)), None);
-        held.goes_back = true;
+        held.seek(Offset(9), 1);
         assert!(held.is_worth_committing(Offset(9)));
         assert_eq!(held.back_from(Offset(9)), Some(Offset(10)));
         assert_eq!(held.back_from(Offset(11)), None);
-        held.committed(Offset(9));
+        held.committed(Offset(9), 2);
         assert_eq!(held.back_from(Offset(8)), None, "once");
     }
 }

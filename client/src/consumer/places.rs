@@ -44,16 +44,16 @@ impl Consumer {
     pub fn seek(&mut self, partition: impl Into<Partition>, offset: Offset) -> Result<()> {
         let at = self.id_kept(&partition.into())?;
         self.streams.seek(at, offset);
+        let last_commit = self.commits.last;
         let Some(held) = self.holdings.get_mut(at) else {
             return Ok(());
         };
-        held.sought = Some(offset);
+        held.seek(offset, last_commit);
         if matches!(held.stage, Stage::Stuck) {
             let (start, committed) = (offset, None);
             self.open(at, Opened { start, committed });
             return Ok(());
         }
-        held.goes_back = held.committed.is_some_and(|committed| offset < committed);
         self.commits.is_due = self.auto_commit != AutoCommit::Off;
         Ok(())
     }
