@@ -18,6 +18,7 @@ use baton_protocol::batch::{
     BatchHeader, EXPANDED_BYTES_MAX, RecordIter, RecordRef, expand_records, retain_records,
 };
 use baton_protocol::ids::{LeaderEpoch, Offset, ProducerId};
+use bytes::Bytes;
 
 use crate::compact_file::{Entry, Replacement, Walk, replacement_path};
 use crate::epochs::Run;
@@ -61,10 +62,21 @@ pub(crate) struct Compacting {
     clean_to: Offset,
     /// More could have gone in the last pass with more memory.
     more: bool,
-    /// When the oldest of the records without a value that were kept may go.
+    /// When the oldest of the records without a value that were kept may go, as far as their age goes.
     tombstones_due_ms: Option<i64>,
+    /// What was clean a while ago.
+    cleaned: Option<Cleaned>,
     /// No pass begins before this time.
     not_before_ms: i64,
+}
+
+/// How far the log has been clean, and since when. Whoever has read a record that was superseded did so
+/// before: so long they have had to come to what superseded it.
+#[derive(Clone, Copy, Debug)]
+struct Cleaned {
+    to: Offset,
+    /// None until somebody has told the time.
+    since_ms: Option<i64>,
 }
 
 /// What a pass has done that the log does not know yet.
@@ -77,6 +89,10 @@ struct Progress {
 
 #[derive(Debug)]
 struct Finished {
+    /// How often the log had been cut: of what has come after a cut this says nothing.
+    cuts: u64,
+    /// From now on it counts how long this much has been clean.
+    renews: bool,
     clean_to: Offset,
     more: bool,
     tombstones_due_ms: Option<i64>,
@@ -94,6 +110,17 @@ impl Compacting {
     /// The log was cut there.
     pub fn cut(&mut self, end: Offset) {
         self.clean_to = self.clean_to.min(end);
+        if let Some(cleaned) = &mut self.cleaned {
+            cleaned.to = cleaned.to.min(end);
+        }
+    }
+
+    /// Records without a value below this have been the only ones of their keys for long enough.
+    fn deletes_below(&self, rules: &CompactionRules) -> Offset {
+        let retention = i64::try_from(rules.delete_retention_ms).unwrap_or(i64::MAX);
+        let long_enough = |since: i64| since.saturating_add(retention) <= rules.now_ms;
+        let cleaned = self.cleaned.filter(|c| c.since_ms.is_some_and(long_enough));
+        cleaned.map_or(Offset::ZERO, |cleaned| cleaned.to)
     }
 }
 
@@ -101,12 +128,16 @@ impl Log {
     /// A pass, if one is due and none is under way.
     pub fn compaction(&mut self, rules: &CompactionRules) -> Option<Compaction> {
         self.adopt_compacted();
+        if let Some(cleaned) = &mut self.compacting.cleaned {
+            cleaned.since_ms.get_or_insert(rules.now_ms);
+        }
         let cuts = self.hints.cuts()?;
         if self.trusted.failed() || self.compacting.is_running() {
             return None;
         }
         let parts = self.closed(rules.up_to);
-        if !self.compaction_is_due(&parts, rules.now_ms) {
+        let deletes_below = self.compacting.deletes_below(rules);
+        if !self.compaction_is_due(&parts, rules.now_ms, deletes_below) {
             return None;
         }
         self.compacting.not_before_ms = rules.now_ms.saturating_add(RETRY_MS);
@@ -125,6 +156,8 @@ impl Log {
             may_delete: parts
                 .first()
                 .is_some_and(|part| part.segment.base() >= self.start),
+            deletes_below,
+            renews: self.compacting.cleaned.is_none() || deletes_below > Offset::ZERO,
             learn_from,
             learned_to: learn_from,
             keys: KeyMap::default(),
@@ -150,7 +183,7 @@ impl Log {
 
     /// Whether half as much has come as there was when the last pass ended, or something may go for its
     /// age.
-    fn compaction_is_due(&self, parts: &[Part], now_ms: i64) -> bool {
+    fn compaction_is_due(&self, parts: &[Part], now_ms: i64, deletes_below: Offset) -> bool {
         let known = &self.compacting;
         let bytes = |part: &&Part| part.extent().0 as u64;
         let is_clean = |part: &&Part| part.extent().1 <= known.clean_to;
@@ -158,7 +191,8 @@ impl Log {
         let all: u64 = parts.iter().map(|part| bytes(&part)).sum();
         let dirty = all - clean;
         let is_worth_it = dirty > 0 && (known.more || dirty >= clean / 2);
-        let is_overdue = known.tombstones_due_ms.is_some_and(|due| due <= now_ms);
+        let is_overdue = deletes_below > Offset::ZERO
+            && known.tombstones_due_ms.is_some_and(|due| due <= now_ms);
         now_ms >= known.not_before_ms && (is_worth_it || is_overdue)
     }
 
@@ -171,7 +205,14 @@ impl Log {
                 progress.finished.take(),
             )
         };
-        if let Some(finished) = finished {
+        let cuts = self.hints.cuts();
+        if let Some(finished) = finished.filter(|finished| cuts == Some(finished.cuts)) {
+            if finished.renews {
+                self.compacting.cleaned = Some(Cleaned {
+                    to: finished.clean_to,
+                    since_ms: None,
+                });
+            }
             self.compacting.clean_to = finished.clean_to;
             self.compacting.more = finished.more;
             self.compacting.tombstones_due_ms = finished.tombstones_due_ms;
@@ -211,6 +252,11 @@ pub struct Compaction {
     /// Where the log started.
     start: Offset,
     may_delete: bool,
+    /// Below this, records without a value may go for their age.
+    deletes_below: Offset,
+    /// What had been clean for long enough is made use of here: from the end of this pass on it counts how
+    /// long what is clean then has been.
+    renews: bool,
     parts: Vec<Part>,
     keys: KeyMap,
     /// Below this offset no key has two records: what is learned begins here.
@@ -418,6 +464,8 @@ impl Compaction {
         }
         let end = self.parts.last().map(|part| part.extent().1);
         lock(&self.progress).finished = Some(Finished {
+            cuts: self.cuts,
+            renews: self.renews,
             clean_to: self.learned_to,
             more: end.is_some_and(|end| end > self.learned_to),
             tombstones_due_ms: self.tombstones_due_ms,
@@ -434,13 +482,11 @@ impl Compaction {
         plan.add(header, count == 0, left.is_some());
         let due = self.tombstones_of(segment);
         let is_first = self.tombstones_due_ms.is_none_or(|other| due < other);
-        if self.may_delete
-            && due > self.rules.now_ms
-            && is_first
-            && count > 0
-            && self.deletes(entry)
-        {
-            self.tombstones_due_ms = Some(due);
+        if self.may_delete && is_first && count > 0 {
+            let batch = left.map_or_else(|| entry.batch(), Bytes::from);
+            if deletes(&batch) {
+                self.tombstones_due_ms = Some(due);
+            }
         }
     }
 
@@ -453,18 +499,6 @@ impl Compaction {
         })
     }
 
-    /// Whether some record deletes its key.
-    fn deletes(&self, entry: &Entry) -> bool {
-        if entry.header.is_control() {
-            return false;
-        }
-        let Ok(records) = expand_records(&entry.batch(), &entry.header, EXPANDED_BYTES_MAX) else {
-            return false;
-        };
-        let mut records = RecordIter::of(&records, &entry.header).map_while(Result::ok);
-        records.any(|record| record.value.is_none() && record.key.is_some())
-    }
-
     /// The batch that is left of an entry; none if it stays as it is.
     fn left_of(&self, entry: &Entry, segment: &Segment) -> Option<Vec<u8>> {
         if entry.header.is_control() {
@@ -475,7 +509,7 @@ impl Compaction {
             let Some(key) = record.key else {
                 return true;
             };
-            let deletes = record.value.is_none() && record.offset < self.learned_to;
+            let deletes = record.value.is_none() && record.offset < self.deletes_below;
             let goes = self.keys.supersedes(key, record.offset) || deletes && is_due;
             !goes
         };
@@ -543,6 +577,21 @@ impl Compaction {
         drop(turn);
         Ok(())
     }
+}
+
+/// Whether some record deletes its key.
+fn deletes(batch: &Bytes) -> bool {
+    let Ok(header) = BatchHeader::parse(batch) else {
+        return false;
+    };
+    if header.is_control() {
+        return false;
+    }
+    let Ok(records) = expand_records(batch, &header, EXPANDED_BYTES_MAX) else {
+        return false;
+    };
+    let mut records = RecordIter::of(&records, &header).map_while(Result::ok);
+    records.any(|record| record.value.is_none() && record.key.is_some())
 }
 
 /// How many records a batch of ours has.

@@ -249,6 +249,52 @@ fn records_without_a_value_stay_for_their_time_and_then_go() {
     assert!(log.compaction(&later).is_none(), "none is left");
 }
 
+/// However old both are: a reader that is slow, or a replica that is being sent the log, has the older one
+/// and must not be left without the other.
+#[test]
+fn who_has_read_a_record_finds_what_deletes_it_for_as_long_as_that_is_kept() {
+    let dir = tempfile::tempdir().expect("dir");
+    let (mut log, _) = open(dir.path());
+    begin_epoch(&mut log, 1);
+    put(&mut log, 1, &[("gone", Some("value"))]);
+    for number in 0..40 {
+        put(&mut log, 1, &[(&format!("{number}"), Some("filler"))]);
+    }
+    put(&mut log, 1, &[("gone", None)]);
+    for number in 40..80 {
+        put(&mut log, 1, &[(&format!("{number}"), Some("filler"))]);
+    }
+    commit(&mut log);
+    let is_there = |log: &Log| seen(log).iter().any(|s| s.1 == "gone" && s.2.is_none());
+    let retention = DELETE_RETENTION_MS as i64;
+    let at = |ms: i64| CompactionRules {
+        now_ms: now_ms() + ms,
+        ..rules()
+    };
+    assert!(compact(&mut log, &at(5 * retention)), "never before");
+    assert!(is_there(&log), "somebody may have read the older one");
+    assert!(log.compaction(&at(5 * retention)).is_none());
+    assert!(log.compaction(&at(6 * retention - 1_000)).is_none());
+    assert!(is_there(&log));
+    assert!(compact(&mut log, &at(6 * retention + 1_000)), "it is time");
+    assert!(!is_there(&log));
+    check_again(&log);
+    assert!(
+        log.compaction(&at(60 * retention)).is_none(),
+        "none is left"
+    );
+    // A start does not know how long that has been so.
+    log.close().expect("closed");
+    let (mut again, _) = open(dir.path());
+    put(&mut again, 1, &[("39", None)]);
+    for number in 80..120 {
+        put(&mut again, 1, &[(&format!("{number}"), Some("filler"))]);
+    }
+    commit(&mut again);
+    assert!(compact(&mut again, &at(90 * retention)));
+    assert!(seen(&again).iter().any(|s| s.1 == "39" && s.2.is_none()));
+}
+
 #[test]
 fn batches_lose_some_of_their_records_whatever_their_codec() {
     for codec in [
