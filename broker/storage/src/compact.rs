@@ -11,6 +11,7 @@
 //! [`Log::adopt_compacted`], and a cut of the log ends it.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -31,6 +32,7 @@ use crate::keys::KeyMap;
 use crate::log::Log;
 use crate::reader::{Part, Published};
 use crate::segment::Segment;
+use crate::survey::segment_files;
 
 /// So many of each producer's batches in a segment keep at least their header: a start rebuilds from them
 /// which batches are repeated ones.
@@ -141,6 +143,12 @@ impl Log {
             return None;
         }
         self.compacting.not_before_ms = rules.now_ms.saturating_add(RETRY_MS);
+        // As long as files of what has expired are there, a start may find it again: what deletes some of it
+        // has to stay.
+        let first = parts.first().map(|part| part.segment.path());
+        if first.is_some_and(|first| !is_first_file(&self.dir, first)) {
+            return None;
+        }
         let learn_from = self.compacting.clean_to;
         let mut pass = Compaction {
             shared: self.hints.shared(),
@@ -592,6 +600,12 @@ fn deletes(batch: &Bytes) -> bool {
     };
     let mut records = RecordIter::of(&records, &header).map_while(Result::ok);
     records.any(|record| record.value.is_none() && record.key.is_some())
+}
+
+/// Whether the log has no older file than this one.
+fn is_first_file(dir: &Path, path: &Path) -> bool {
+    let files = segment_files(dir);
+    files.is_ok_and(|files| files.first().and_then(|first| first.file_name()) == path.file_name())
 }
 
 /// How many records a batch of ours has.

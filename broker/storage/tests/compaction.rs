@@ -296,6 +296,52 @@ fn who_has_read_a_record_finds_what_deletes_it_for_as_long_as_that_is_kept() {
 }
 
 #[test]
+fn what_deletes_a_key_stays_as_long_as_what_has_expired_may_come_back() {
+    let dir = tempfile::tempdir().expect("dir");
+    let (mut log, _) = open(dir.path());
+    begin_epoch(&mut log, 1);
+    put(&mut log, 1, &[("gone", Some("value"))]);
+    for number in 0..20 {
+        put(&mut log, 1, &[(&format!("{number}"), Some("filler"))]);
+    }
+    put(&mut log, 1, &[("gone", None)]);
+    for number in 20..40 {
+        put(&mut log, 1, &[(&format!("{number}"), Some("filler"))]);
+    }
+    commit(&mut log);
+    let second = log.extents()[0].end;
+    assert!(second < Offset(22), "the two are in different segments");
+    let before = copy(dir.path());
+    log.advance_start(second, None).expect("moved");
+    let mut later = rules();
+    later.now_ms += 2 * DELETE_RETENTION_MS as i64;
+    assert!(!compact(&mut log, &later), "files are in the way");
+    let is_deleted = |log: &Log| newest(&seen(log)).get("gone") == Some(&(22, None));
+    assert!(is_deleted(&log));
+    // Of what has come about since, a power cut leaves the segments that were replaced, and not the mark.
+    for file in std::fs::read_dir(dir.path()).expect("listed") {
+        let path = file.expect("a file").path();
+        if path.extension().is_some_and(|extension| extension == "log") {
+            let to = before.path().join(path.file_name().expect("a name"));
+            std::fs::copy(&path, to).expect("copied");
+        }
+    }
+    let (again, _) = open(before.path());
+    assert_eq!(again.start(), Offset::ZERO);
+    assert!(is_deleted(&again));
+
+    log.start_job().expect("due").run();
+    later.now_ms += 2 * DELETE_RETENTION_MS as i64;
+    assert!(compact(&mut log, &later));
+    assert!(!compact(&mut log, &later), "its time begins now");
+    assert!(is_deleted(&log));
+    later.now_ms += 2 * DELETE_RETENTION_MS as i64;
+    assert!(compact(&mut log, &later));
+    assert_eq!(newest(&seen(&log)).get("gone"), None);
+    check_again(&log);
+}
+
+#[test]
 fn batches_lose_some_of_their_records_whatever_their_codec() {
     for codec in [
         Codec::None,
