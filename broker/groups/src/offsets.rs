@@ -1,5 +1,7 @@
 //! Committed offsets: taken, reset, and forgotten.
 
+use std::collections::BTreeMap;
+
 use baton_protocol::groups::{
     Commit, CommitRefused, CommittingMember, GroupResponse, OffsetCommit, OffsetReset,
 };
@@ -29,11 +31,19 @@ impl Coordinator {
         at_most("bytes of metadata", longest.unwrap_or(0), bytes_max)?;
         self.room_for_group(&commit.group)?;
         let by = self.by(&commit)?;
-        let judged: Vec<Result<(), Refusal>> = commit
-            .offsets
-            .iter()
-            .map(|one| self.judge(&commit.group, &by, one))
-            .collect();
+        // One partition may stand there twice: the second is judged by the first.
+        let mut taken: BTreeMap<TopicPartition, Offset> = BTreeMap::new();
+        let mut judged = Vec::with_capacity(commit.offsets.len());
+        for one in &commit.offsets {
+            let at = place(one);
+            let before = taken.get(&at).copied();
+            let committed = before.or_else(|| self.committed(&commit.group, at));
+            let judgement = self.judge(&by, one, committed);
+            if judgement.is_ok() {
+                taken.insert(at, one.offset);
+            }
+            judged.push(judgement);
+        }
         let mut refused = Vec::new();
         for (one, judgement) in commit.offsets.into_iter().zip(judged) {
             match judgement {
@@ -73,7 +83,12 @@ impl Coordinator {
         Ok(By::Member(member, committing))
     }
 
-    fn judge(&self, group: &str, by: &By<'_>, one: &OffsetCommit) -> Result<(), Refusal> {
+    fn judge(
+        &self,
+        by: &By<'_>,
+        one: &OffsetCommit,
+        committed: Option<Offset>,
+    ) -> Result<(), Refusal> {
         let at = place(one);
         if !self.topics.has(at) {
             return Err(Refusal::UnknownPartition(at));
@@ -90,7 +105,7 @@ impl Coordinator {
                 return Err(Refusal::NotAssigned);
             }
         }
-        match self.committed(group, at) {
+        match committed {
             Some(committed)
                 if one.offset < committed
                     && one.back_from != Some(committed)
