@@ -129,6 +129,24 @@ impl Driver {
         );
     }
 
+    /// Takes a batch of this broker's own, which waits for its commit for as long as it takes. What it says
+    /// follows from the log as it was in this reign, so no other takes it: what another leader has stored
+    /// meanwhile would be overwritten by it.
+    pub fn append_own(
+        &mut self,
+        now: Tick,
+        request: RequestId,
+        reign: LeaderEpoch,
+        batch: &CheckedBatch,
+        out: &mut Vec<Output>,
+    ) {
+        if self.replica.leading() != Some(reign) {
+            let result = Err(ProduceError::Refused(Refusal::NotLeader));
+            return out.push(Output::Reply { request, result });
+        }
+        self.produce(now, request, batch, Acks::Committed, u32::MAX, out);
+    }
+
     /// Takes a message of another replica. `payload` holds an append's entries.
     pub fn receive(
         &mut self,

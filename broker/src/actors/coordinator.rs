@@ -159,7 +159,11 @@ impl Coordinator {
                 }
             }
             Order::Read { reign, from, up_to } => self.read(reign, from, up_to, ctx),
-            Order::Append { number, batch } => self.append(number, batch, ctx),
+            Order::Append {
+                number,
+                reign,
+                batch,
+            } => self.append(number, reign, batch, ctx),
         }
     }
 
@@ -179,11 +183,11 @@ impl Coordinator {
         });
     }
 
-    fn append(&self, number: u64, batch: Bytes, ctx: &mut Context<Self>) {
+    fn append(&self, number: u64, reign: LeaderEpoch, batch: Bytes, ctx: &mut Context<Self>) {
         let bytes_max = self.shared.config.group_batch_bytes_max();
         let batch = CheckedBatch::check(batch, bytes_max).expect("own batches are sound");
         let (done, fate) = oneshot::channel();
-        self.owner.do_send(AppendOwn { batch, done });
+        self.owner.do_send(AppendOwn { reign, batch, done });
         let wait = async move {
             let fate = fate.await;
             // A replica that is gone leaves it open.

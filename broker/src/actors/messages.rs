@@ -39,6 +39,9 @@ pub struct Produce {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct AppendOwn {
+    /// The epoch of the lead that it was made in. It is of no other: whoever made it may have been at it
+    /// for longer than the lead lasted.
+    pub reign: LeaderEpoch,
     /// The batch, checked.
     pub batch: CheckedBatch,
     /// Told what became of it.

@@ -172,18 +172,24 @@ impl Partition {
         waiting: Option<Waiting>,
         ctx: &mut Context<Self>,
     ) {
-        let request = RequestId(self.next_request);
-        self.next_request += 1;
-        if let Some(waiting) = waiting {
-            self.answers.insert(request, waiting);
-        }
-        self.note_controller();
+        let request = self.await_answer(waiting);
         let now = self.around.clock.now();
         self.driver.set_wall_clock(self.around.clock.wall_ms());
         let outputs = &mut self.outputs;
         self.driver
             .produce(now, request, batch, acks, timeout_ms, outputs);
         self.dispatch(ctx);
+    }
+
+    /// A number for a batch that somebody may wait for.
+    fn await_answer(&mut self, waiting: Option<Waiting>) -> RequestId {
+        let request = RequestId(self.next_request);
+        self.next_request += 1;
+        if let Some(waiting) = waiting {
+            self.answers.insert(request, waiting);
+        }
+        self.note_controller();
+        request
     }
 
     fn dispatch_one(&mut self, output: Output, ctx: &mut Context<Self>) {
@@ -296,9 +302,13 @@ impl Handler<Produce> for Partition {
 impl Handler<AppendOwn> for Partition {
     type Result = ();
 
-    fn handle(&mut self, AppendOwn { batch, done }: AppendOwn, ctx: &mut Self::Context) {
-        let waiting = Some(Waiting::Coordinator(done));
-        self.propose(&batch, Acks::Committed, u32::MAX, waiting, ctx);
+    fn handle(&mut self, message: AppendOwn, ctx: &mut Self::Context) {
+        let AppendOwn { reign, batch, done } = message;
+        let request = self.await_answer(Some(Waiting::Coordinator(done)));
+        let now = self.around.clock.now();
+        let outputs = &mut self.outputs;
+        self.driver.append_own(now, request, reign, &batch, outputs);
+        self.dispatch(ctx);
     }
 }
 

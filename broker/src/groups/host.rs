@@ -83,6 +83,8 @@ pub enum Order {
     Append {
         /// Names the batch.
         number: u64,
+        /// The reign that it is of: no other may append it.
+        reign: LeaderEpoch,
         /// The batch.
         batch: Bytes,
     },
@@ -411,7 +413,7 @@ impl Host {
 
     /// Sends the first batch of the append, under a new number.
     fn send(&mut self, out: &mut Vec<Order>) {
-        let Some(appending) = &mut self.appending else {
+        let (Some(appending), Some(lead)) = (&mut self.appending, self.lead) else {
             return;
         };
         let Some(batch) = appending.batches.front() else {
@@ -421,6 +423,7 @@ impl Host {
         appending.number = self.number;
         out.push(Order::Append {
             number: self.number,
+            reign: lead.epoch,
             batch: batch.clone(),
         });
     }

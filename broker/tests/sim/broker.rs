@@ -138,8 +138,9 @@ impl World {
             BrokerEvent::AppendGroups {
                 partition,
                 number,
+                reign,
                 batch,
-            } => self.on_append_groups(id, partition, number, batch),
+            } => self.on_append_groups(id, partition, number, reign, batch),
             BrokerEvent::GroupsAppended {
                 partition,
                 number,

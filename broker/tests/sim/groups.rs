@@ -15,7 +15,6 @@ use baton::groups::host::{Fate, Host, Lead, Now, Order};
 use baton::groups::log::{self, Piece, ReplayError};
 use baton_groups::event::RequestId as AskedId;
 use baton_groups::{Config, Topic, Topics};
-use baton_protocol::client::Acks;
 use baton_protocol::error::{ErrorCode, WireError};
 use baton_protocol::groups::{
     Commit, CommittingMember, GROUPS_TOPIC, GroupRequest, GroupResponse, Heartbeat,
@@ -48,6 +47,9 @@ const PATIENCE_MS: u64 = 700;
 
 /// Small, so that what a request changes takes several batches now and then.
 const BATCH_BYTES_MAX: usize = 900;
+
+/// How late a batch of a coordinator may come to its replica.
+const APPEND_LATE_MS: u64 = 3_000;
 
 /// Entries that one read gives at most.
 const ENTRIES_MAX: usize = 16;
@@ -371,11 +373,21 @@ impl World {
                 };
                 self.later(id, delay, event);
             }
-            Order::Append { number, batch } => {
-                let delay = self.random.between(0, 1);
+            Order::Append {
+                number,
+                reign,
+                batch,
+            } => {
+                // A coordinator that puts a large group in order may be at it for longer than a lead lasts.
+                let most = match self.peace {
+                    true => 1,
+                    false => self.random.weighted(&[(30, 1), (1, APPEND_LATE_MS)]),
+                };
+                let delay = self.random.between(0, most);
                 let event = BrokerEvent::AppendGroups {
                     partition,
                     number,
+                    reign,
                     batch,
                 };
                 self.later(id, delay, event);
@@ -438,6 +450,7 @@ impl World {
         id: BrokerId,
         partition: TopicPartition,
         number: u64,
+        reign: LeaderEpoch,
         batch: Bytes,
     ) {
         let batch = CheckedBatch::check(batch, BATCH_BYTES_MAX).expect("a sound batch");
@@ -447,7 +460,7 @@ impl World {
         let appends = &mut process.coordinators.appends;
         appends.insert(request, (partition, number));
         self.drive(id, partition, |driver, now, out| {
-            driver.produce(now, request, &batch, Acks::Committed, u32::MAX, out);
+            driver.append_own(now, request, reign, &batch, out);
         });
     }
 

@@ -66,6 +66,7 @@ pub enum BrokerEvent {
     AppendGroups {
         partition: TopicPartition,
         number: u64,
+        reign: LeaderEpoch,
         batch: Bytes,
     },
     GroupsAppended {

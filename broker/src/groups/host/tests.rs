@@ -59,7 +59,7 @@ impl Stand {
         for order in orders {
             match order {
                 Order::Read { reign, from, up_to } => self.reads.push_back((reign, from, up_to)),
-                Order::Append { number, batch } => self.batches.push_back((number, batch)),
+                Order::Append { number, batch, .. } => self.batches.push_back((number, batch)),
                 Order::Reply { request, result } => {
                     let again = self.answers.insert(request.0, result);
                     assert!(again.is_none(), "{request:?} is answered twice");
