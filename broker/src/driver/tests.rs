@@ -194,6 +194,34 @@ fn what_cannot_be_read_counts_only_while_it_is_wanted() {
     assert!(matches!(out[..], [Output::Broken(_)]));
 }
 
+/// A batch of groups says what follows from the log as one reign had it.
+#[test]
+fn what_one_reign_has_to_append_the_next_one_does_not() {
+    let mut builder = batch::BatchBuilder::default();
+    builder.push(1, Some(b"key"), Some(b"value"), &[]);
+    let own = CheckedBatch::check(builder.build(None), 1_000).expect("sound");
+    let mut driver = on_a_disk_with(&Arc::new(AtomicUsize::new(10_000)));
+    let mut out = Vec::new();
+    driver.input(Tick(1), Input::Metadata(led_by(Some(1), 1)), &mut out);
+    driver.input(Tick(2), Input::Fence(LeaderEpoch(2)), &mut out);
+    driver.input(Tick(2), Input::Metadata(led_by(Some(1), 2)), &mut out);
+    let end = driver.replica().log().end;
+    out.clear();
+    driver.append_own(Tick(3), RequestId(1), LeaderEpoch(1), &own, &mut out);
+    let [
+        Output::Reply {
+            result: Err(error), ..
+        },
+    ] = &out[..]
+    else {
+        panic!("it is answered, and nothing else is done");
+    };
+    assert!(!error.is_outcome_unknown());
+    assert_eq!(driver.replica().log().end, end);
+    driver.append_own(Tick(3), RequestId(2), LeaderEpoch(2), &own, &mut out);
+    assert_eq!(driver.replica().log().end, end.plus(1));
+}
+
 #[test]
 fn a_full_disk_lacks_room_until_what_was_refused_fits() {
     let room = Arc::new(AtomicUsize::new(10));
