@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use baton_protocol::batch::{self, EntryIter, LeaderStamp};
 use baton_protocol::client::Acks;
-use baton_protocol::ids::{BrokerId, Offset, Tick};
+use baton_protocol::ids::{BrokerId, LeaderEpoch, Offset, Tick};
 use baton_protocol::peer::{Append, ReplicaMessage};
 use baton_protocol::policy::{Timestamps, TopicPolicy};
 use baton_replication::Replica;

@@ -119,6 +119,8 @@ async fn serve(
         producer_ids: ProducerIds::default(),
         groups_topic: GroupsTopic::default(),
         in_flight_bytes: Arc::new(Semaphore::new(config.limits.in_flight_bytes)),
+        // Each takes memory for what a batch may become at most.
+        expansions: Arc::new(Semaphore::new(1)),
         controller_heard: watch::Sender::new(None),
         connections: AtomicUsize::new(0),
         life: watch::Sender::new(None),

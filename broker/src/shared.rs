@@ -146,6 +146,8 @@ pub struct Shared {
     pub groups_topic: GroupsTopic,
     /// What requests of all clients may hold at a time, in bytes.
     pub in_flight_bytes: Arc<Semaphore>,
+    /// Whose turn it is to expand a batch that becomes large.
+    pub expansions: Arc<Semaphore>,
     /// When the last heartbeat was sent that a controller has answered, by this process's clock; the
     /// session with the controller writes it.
     pub controller_heard: watch::Sender<Option<Tick>>,

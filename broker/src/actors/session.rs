@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use actix::{
@@ -14,7 +13,7 @@ use actix::{
 };
 use baton_protocol::admin::AdminRequest;
 use baton_protocol::client::{
-    Acks, CLIENT_PROTOCOL_VERSION, ClientRequest, RequestBody, ResponseBody, ServerMessage,
+    CLIENT_PROTOCOL_VERSION, ClientRequest, RequestBody, ResponseBody, ServerMessage,
 };
 use baton_protocol::error::{ErrorCode, WireError};
 use baton_protocol::frame::RawFrame;
@@ -26,12 +25,15 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::actors::answer::Answer;
 use crate::actors::coordinator::{AskGroup, Coordinator};
-use crate::actors::messages::{AskStatus, LogDamaged, Produce};
+use crate::actors::messages::{AskStatus, LogDamaged};
 use crate::actors::subscription::{Subscription, Wanted};
-use crate::driver::CheckedBatch;
 use crate::inspect;
 use crate::net::connection::{self, ConnectionError, FrameReader, Outgoing};
 use crate::shared::Shared;
+
+use self::produce::Producing;
+
+mod produce;
 
 /// How long a client may be connected before it greets: a connection costs an open file.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
@@ -138,7 +140,16 @@ impl Session {
                 timeout_ms,
             } => {
                 let id = TopicPartition { topic, partition };
-                self.produce(id, acks, timeout_ms, payload, answer);
+                self.produce(
+                    Producing {
+                        id,
+                        acks,
+                        timeout_ms,
+                        answer,
+                    },
+                    payload,
+                    ctx,
+                );
             }
             RequestBody::PartitionStatus { topic, partition } => {
                 self.partition_status(topic, partition, answer);
@@ -230,59 +241,6 @@ impl Session {
             broker: self.shared.broker,
             message_bytes_max: self.shared.config.limits.message_bytes_max as u32,
         })
-    }
-
-    fn produce(
-        &self,
-        id: TopicPartition,
-        acks: Acks,
-        timeout_ms: u32,
-        payload: Bytes,
-        answer: Answer,
-    ) {
-        let here = self.shared.routes.with(&id, |hosted| {
-            let keyed = hosted.keyed.load(Ordering::Relaxed);
-            (hosted.actor.clone(), keyed, hosted.coordinator.is_some())
-        });
-        if let Some((_, _, true)) = here {
-            return refuse(acks, answer, self.internal(id));
-        }
-        let bytes_max = self.shared.config.limits.message_bytes_max;
-        let checked = CheckedBatch::check(payload, bytes_max).and_then(|batch| {
-            if let Some((_, true, _)) = here {
-                batch.check_keys()?;
-            }
-            Ok(batch)
-        });
-        let batch = match checked {
-            Ok(batch) => batch,
-            Err(error) => {
-                let code = if error.is_too_large() {
-                    ErrorCode::MessageTooLarge
-                } else {
-                    ErrorCode::InvalidBatch
-                };
-                let error =
-                    WireError::new(code, format!("partition {}: {error}", self.name_of(id)));
-                return refuse(acks, answer, error);
-            }
-        };
-        match here {
-            Some((actor, ..)) => actor.do_send(Produce {
-                batch,
-                acks,
-                timeout_ms,
-                answer,
-            }),
-            None => refuse(acks, answer, self.not_here(id)),
-        }
-    }
-
-    /// Why nothing is produced to a topic of Baton's own.
-    fn internal(&self, id: TopicPartition) -> WireError {
-        let name = self.name_of(id);
-        let text = format!("partition {name} is of an internal topic: only brokers write it");
-        WireError::new(ErrorCode::InvalidRequest, text)
     }
 
     /// Hands a request about a group to its coordinator, if that is here.
@@ -458,13 +416,6 @@ impl Session {
 }
 
 /// Refuses a batch; in silence, where no answer is wanted.
-fn refuse(acks: Acks, answer: Answer, error: WireError) {
-    match acks {
-        Acks::None => answer.forget(),
-        Acks::Leader | Acks::Committed => answer.send(Err(error)),
-    }
-}
-
 fn no_metadata() -> WireError {
     WireError::new(
         ErrorCode::NoController,

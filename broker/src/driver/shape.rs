@@ -24,10 +24,10 @@ impl CheckedBatch {
         })
     }
 
-    /// Checks that all of its records have keys.
-    pub fn check_keys(&self) -> Result<(), batch::BatchError> {
+    /// Checks that all of its records have keys. It is expanded for that, up to this many bytes.
+    pub fn check_keys(&self, expanded_bytes_max: usize) -> Result<(), batch::BatchError> {
         let header = BatchHeader::parse(&self.bytes)?;
-        batch::check_keys(&self.bytes, &header, batch::EXPANDED_BYTES_MAX)
+        batch::check_keys(&self.bytes, &header, expanded_bytes_max)
     }
 
     /// Its size.

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use baton_protocol::batch::LeaderStamp;
-use baton_protocol::ids::{BrokerEpoch, BrokerLife, LeaderEpoch, PartitionVersion};
+use baton_protocol::ids::{BrokerEpoch, BrokerLife, PartitionVersion};
 use baton_protocol::metadata::Flush;
 use baton_protocol::peer::Ack;
 use baton_replication::event::ReplicaView;

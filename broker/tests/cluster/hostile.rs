@@ -4,8 +4,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use baton_client::{Record, TopicSettings};
-use baton_protocol::batch::BatchBuilder;
+use baton_client::{Cleanup, Record, TopicPolicy, TopicSettings};
+use baton_protocol::batch::{BatchBuilder, Codec};
 use baton_protocol::client::{Acks, ClientRequest, RequestBody, ResponseBody, ServerMessage};
 use baton_protocol::error::ErrorCode;
 use baton_protocol::frame::{Decoder, encode_header};
@@ -170,4 +170,67 @@ async fn nonsense_is_refused_and_the_broker_serves_on() {
     for socket in &mut silent {
         assert!(answer(socket).is_none(), "nobody is waited for for ever");
     }
+}
+
+/// A batch of one record with a key, small on the wire, of so many bytes once it is expanded.
+fn that_expands_to(bytes: usize) -> bytes::Bytes {
+    let mut builder = BatchBuilder::default();
+    builder.push(1, Some(b"key"), Some(&vec![0; bytes]), &[]);
+    builder.build_with(None, Codec::Zstd).expect("built")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_that_expand_far_hold_up_nobody_else() {
+    const BATCHES: u64 = 60;
+    let dir = tempfile::tempdir().expect("dir");
+    let cluster = Cluster::start(dir.path(), free_ports());
+    let client = cluster.client().await;
+    let policy = TopicPolicy {
+        cleanup: Some(Cleanup::Compact),
+        ..TopicPolicy::default()
+    };
+    let settings = TopicSettings {
+        policy,
+        ..TopicSettings::default()
+    };
+    let topic = client.admin().create_topic("t", settings).await;
+    let topic = topic.expect("made");
+    let leader = topic.partitions[0].leader.expect("led").broker.0 as u16;
+    let port = cluster.port + leader - 1;
+    let large = that_expands_to(60 << 20);
+    let mut hostile = connect(port);
+    hostile.write_all(&hello(1, None)).expect("written");
+    answer(&mut hostile).expect("answered").expect("greeted");
+    let produce = || RequestBody::Produce {
+        topic: topic.id,
+        partition: PartitionIndex(0),
+        acks: Acks::Committed,
+        timeout_ms: 5_000,
+    };
+    for id in 0..BATCHES {
+        hostile
+            .write_all(&frame(id, produce(), &large))
+            .expect("written");
+    }
+    answer(&mut hostile).expect("answered").expect("stored");
+    // Others are answered long before all of these are.
+    let mut other = connect(port);
+    other.write_all(&hello(1, None)).expect("written");
+    answer(&mut other).expect("answered").expect("greeted");
+    let small = that_expands_to(1_000);
+    for id in 0..10 {
+        let request = frame(id, produce(), &small);
+        other.write_all(&request).expect("written");
+        answer(&mut other).expect("answered").expect("stored");
+    }
+    hostile.set_nonblocking(true).expect("set");
+    let (mut bytes, mut came) = (vec![0; 1 << 20], BytesMut::new());
+    while let Ok(read @ 1..) = hostile.read(&mut bytes) {
+        came.extend_from_slice(&bytes[..read]);
+    }
+    let mut answered = 1;
+    while let Ok(Some(_)) = Decoder::default().decode(&mut came) {
+        answered += 1;
+    }
+    assert!(answered < BATCHES, "others had to wait for all of them");
 }

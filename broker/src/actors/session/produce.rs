@@ -1,0 +1,125 @@
+//! Producers' batches: checked, then handed to the partition's actor.
+
+use std::sync::atomic::Ordering;
+
+use actix::{ActorFutureExt, Addr, AsyncContext, Context, WrapFuture};
+use baton_protocol::batch::{BatchError, EXPANDED_BYTES_MAX};
+use baton_protocol::client::Acks;
+use baton_protocol::error::{ErrorCode, WireError};
+use baton_protocol::ids::TopicPartition;
+use bytes::Bytes;
+
+use super::Session;
+use crate::actors::answer::Answer;
+use crate::actors::messages::Produce;
+use crate::actors::partition::Partition;
+use crate::driver::CheckedBatch;
+
+/// A batch is expanded up to this on the session's thread, which it shares with others; what becomes larger
+/// is looked at where somebody may take his time.
+const EXPANDED_HERE_BYTES_MAX: usize = 1 << 20;
+
+/// What a producer asks.
+pub(super) struct Producing {
+    pub id: TopicPartition,
+    pub acks: Acks,
+    pub timeout_ms: u32,
+    pub answer: Answer,
+}
+
+impl Session {
+    pub(super) fn produce(&mut self, asked: Producing, payload: Bytes, ctx: &mut Context<Self>) {
+        let id = asked.id;
+        let here = self.shared.routes.with(&id, |hosted| {
+            let keyed = hosted.keyed.load(Ordering::Relaxed);
+            (hosted.actor.clone(), keyed, hosted.coordinator.is_some())
+        });
+        let Some((actor, keyed, is_internal)) = here else {
+            // It may be nonsense all the same, which is not asked for again elsewhere.
+            return match self.check(payload) {
+                Ok(_) => refuse(asked, self.not_here(id)),
+                Err(error) => self.refuse_batch(asked, &error),
+            };
+        };
+        if is_internal {
+            return refuse(asked, self.internal(id));
+        }
+        let batch = match self.check(payload) {
+            Ok(batch) => batch,
+            Err(error) => return self.refuse_batch(asked, &error),
+        };
+        if !keyed {
+            return append(&actor, asked, batch);
+        }
+        match batch.check_keys(EXPANDED_HERE_BYTES_MAX) {
+            Ok(()) => append(&actor, asked, batch),
+            Err(BatchError::ExpandsTooFar { .. }) => {
+                self.check_keys_elsewhere(actor, asked, batch, ctx);
+            }
+            Err(error) => self.refuse_batch(asked, &error),
+        }
+    }
+
+    fn check(&self, payload: Bytes) -> Result<CheckedBatch, BatchError> {
+        CheckedBatch::check(payload, self.shared.config.limits.message_bytes_max)
+    }
+
+    /// Expands a batch that becomes large, when it is its turn. What comes after it on this connection
+    /// waits: batches of a producer stay in order.
+    fn check_keys_elsewhere(
+        &self,
+        actor: Addr<Partition>,
+        asked: Producing,
+        batch: CheckedBatch,
+        ctx: &mut Context<Self>,
+    ) {
+        let turns = self.shared.expansions.clone();
+        let check = async move {
+            let _turn = turns.acquire_owned().await;
+            let check = move || batch.check_keys(EXPANDED_BYTES_MAX).map(|()| batch);
+            tokio::task::spawn_blocking(check).await
+        };
+        let then = move |checked, session: &mut Session, _: &mut Context<Self>| match checked {
+            Ok(Ok(batch)) => append(&actor, asked, batch),
+            Ok(Err(error)) => session.refuse_batch(asked, &error),
+            Err(error) => {
+                tracing::error!(%error, "the check of a batch did not end");
+                let text = "the batch could not be checked; not stored";
+                refuse(asked, WireError::new(ErrorCode::Internal, text));
+            }
+        };
+        ctx.wait(check.into_actor(self).map(then));
+    }
+
+    fn refuse_batch(&self, asked: Producing, error: &BatchError) {
+        let code = match error.is_too_large() {
+            true => ErrorCode::MessageTooLarge,
+            false => ErrorCode::InvalidBatch,
+        };
+        let text = format!("partition {}: {error}", self.name_of(asked.id));
+        refuse(asked, WireError::new(code, text));
+    }
+
+    /// Why nothing is produced to a topic of Baton's own.
+    fn internal(&self, id: TopicPartition) -> WireError {
+        let name = self.name_of(id);
+        let text = format!("partition {name} is of an internal topic: only brokers write it");
+        WireError::new(ErrorCode::InvalidRequest, text)
+    }
+}
+
+fn append(actor: &Addr<Partition>, asked: Producing, batch: CheckedBatch) {
+    actor.do_send(Produce {
+        batch,
+        acks: asked.acks,
+        timeout_ms: asked.timeout_ms,
+        answer: asked.answer,
+    });
+}
+
+fn refuse(asked: Producing, error: WireError) {
+    match asked.acks {
+        Acks::None => asked.answer.forget(),
+        Acks::Leader | Acks::Committed => asked.answer.send(Err(error)),
+    }
+}
