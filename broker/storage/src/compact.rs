@@ -10,6 +10,7 @@
 //! A pass is work for any thread that may wait, a step at a time. The log learns of it by
 //! [`Log::adopt_compacted`], and a cut of the log ends it.
 
+use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -170,6 +171,7 @@ impl Log {
             learned_to: learn_from,
             keys: KeyMap::default(),
             tombstones_due_ms: None,
+            expanded: Cell::new(0),
             stage: Stage::Done,
             parts,
         };
@@ -272,6 +274,8 @@ pub struct Compaction {
     /// The newest record of each key below this offset is known, or no key has two.
     learned_to: Offset,
     tombstones_due_ms: Option<i64>,
+    /// Bytes that entries were expanded to, beyond what they are stored as, since the last step counted them.
+    expanded: Cell<usize>,
     stage: Stage,
 }
 
@@ -335,7 +339,7 @@ impl Plan {
 }
 
 impl Compaction {
-    /// Goes on for about so many bytes that are read. Tells how many they were; none when the pass is over,
+    /// Goes on for about so many bytes that are read, or expanded. Tells how many they were; none when the pass is over,
     /// or void because the log was cut or closed.
     ///
     /// # Errors
@@ -345,7 +349,7 @@ impl Compaction {
         let mut spent = 0;
         while spent < bytes && !self.is_over() {
             match self.advance() {
-                Ok(cost) => spent += cost,
+                Ok(cost) => spent += cost + self.expanded.take(),
                 Err(error) => {
                     self.stage = Stage::Done;
                     return Err(error);
@@ -455,6 +459,7 @@ impl Compaction {
         let Ok(records) = expand_records(&entry.batch(), header, EXPANDED_BYTES_MAX) else {
             return;
         };
+        self.count_expanded(entry, records.len());
         for record in RecordIter::of(&records, header).map_while(Result::ok) {
             if let Some(key) = record.key {
                 self.keys.note(key, record.offset);
@@ -513,7 +518,9 @@ impl Compaction {
             return None;
         }
         let is_due = self.may_delete && self.tombstones_of(segment) <= self.rules.now_ms;
+        let mut expanded = 0;
         let keep = |record: &RecordRef<'_>| {
+            expanded += record.value.map_or(0, <[u8]>::len);
             let Some(key) = record.key else {
                 return true;
             };
@@ -522,7 +529,14 @@ impl Compaction {
             !goes
         };
         let left = retain_records(&entry.batch(), &entry.header, EXPANDED_BYTES_MAX, keep);
+        self.count_expanded(entry, expanded);
         left.ok().flatten()
+    }
+
+    /// What an entry was expanded to takes time as what is read does.
+    fn count_expanded(&self, entry: &Entry, bytes: usize) {
+        let beyond = bytes.saturating_sub(entry.bytes.len());
+        self.expanded.set(self.expanded.get() + beyond);
     }
 
     fn write_part(&mut self, at: usize, plan: Plan) -> Result<Stage, StorageError> {

@@ -378,6 +378,27 @@ fn batches_lose_some_of_their_records_whatever_their_codec() {
 }
 
 #[test]
+fn what_is_expanded_counts_as_what_is_read() {
+    let dir = tempfile::tempdir().expect("dir");
+    let (mut log, _) = open(dir.path());
+    let value = "0".repeat(1 << 20);
+    for _ in 0..10 {
+        put_as(&mut log, 1, &[("key", Some(&value))], Codec::Gzip, None);
+    }
+    for number in 0..40 {
+        put(&mut log, 1, &[(&format!("{number}"), Some("filler"))]);
+    }
+    commit(&mut log);
+    let mut pass = log.compaction(&rules()).expect("due");
+    let mut steps = 0;
+    while let Some(spent) = pass.step(1 << 20).expect("compacted") {
+        assert!(spent < 3 << 20, "one step for much more than was asked for");
+        steps += 1;
+    }
+    assert!(steps >= 10, "{steps}");
+}
+
+#[test]
 fn little_memory_takes_several_passes_to_the_same_end() {
     let dir = tempfile::tempdir().expect("dir");
     let mut log = sample(dir.path());
