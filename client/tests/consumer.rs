@@ -141,6 +141,15 @@ async fn what_lies_below_the_log_goes_by_the_policy() {
 }
 
 #[tokio::test]
+async fn what_expires_before_anything_was_consumed_is_not_missed() {
+    let broker = broker(1).await;
+    broker.conduct.expires_then.store(700, Ordering::SeqCst);
+    let mut consumer = begin(settings(&broker).await).await;
+    let first = next(&mut consumer).await.expect("no error");
+    assert_eq!(first.offset, Offset(700));
+}
+
+#[tokio::test]
 async fn what_lies_beyond_the_log_is_an_error_whatever_the_policy() {
     for policy in [OutOfRange::Error, OutOfRange::Earliest, OutOfRange::Latest] {
         let broker = broker(1).await;

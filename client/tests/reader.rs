@@ -7,7 +7,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use baton_client::{
-    Compression, ErrorKind, Message, Offset, PartitionIndex, Reader, ReaderBuilder, Start, Until,
+    Client, Compression, ErrorKind, Message, Offset, PartitionIndex, Reader, ReaderBuilder, Start,
+    Until,
 };
 use futures::StreamExt;
 use support::{BATCH_RECORDS, FakeBroker, PATIENCE, TOPIC, entry};
@@ -142,6 +143,97 @@ async fn an_offset_outside_the_log_is_an_error_with_both_bounds_and_seek_goes_on
     assert_eq!(reader.position(1), Some(end));
     let error = reader.seek(2, Offset(0)).expect_err("not read");
     assert_eq!(error.kind(), ErrorKind::UnknownPartition);
+}
+
+#[tokio::test]
+async fn an_earliest_start_is_where_the_log_begins_when_reading_does() {
+    let broker = broker(1).await;
+    let starts = &broker.conduct.log_start;
+    let expires = &broker.conduct.expires_then;
+    let client = broker.client().await;
+    let earliest = || client.reader(TOPIC).from(Start::Earliest);
+
+    starts.store(500, Ordering::SeqCst);
+    let mut reader = earliest().build().await.expect("a reader");
+    assert_eq!(reader.position(0), None, "nobody was asked");
+    assert!(reader.positions().is_empty() && reader.lag().is_empty());
+    let first = next(&mut reader).await.expect("one").expect("readable");
+    assert_eq!(first.offset, Offset(500));
+    assert_eq!(reader.position(0), Some(Offset(501)));
+
+    // What is there when the end is looked for has expired when it is to be read.
+    expires.store(700, Ordering::SeqCst);
+    let read = offsets(earliest()).await;
+    assert!(read[&0].iter().copied().eq(700..RECORDS));
+    let mut reader = earliest().until(Until::End).build().await.expect("one");
+    starts.store(RECORDS + 300, Ordering::SeqCst);
+    broker
+        .conduct
+        .records
+        .store(RECORDS + 300, Ordering::SeqCst);
+    assert!(next(&mut reader).await.is_none(), "all of it has expired");
+
+    // An empty log has a place to begin at, too.
+    let mut reader = earliest().build().await.expect("a reader");
+    let nothing = timeout(Duration::from_millis(200), reader.next()).await;
+    assert!(nothing.is_err());
+    assert_eq!(reader.position(0), Some(Offset(RECORDS + 300)));
+}
+
+#[tokio::test]
+async fn what_expires_once_reading_has_begun_is_an_error() {
+    let broker = broker(1).await;
+    let client = broker.client().await;
+    let breaking = &broker.conduct.pushes_per_connection;
+    breaking.store(3, Ordering::SeqCst);
+    let reader = client.reader(TOPIC).from(Start::Earliest).build().await;
+    let mut reader = reader.expect("a reader");
+    for offset in 0..3 * BATCH_RECORDS {
+        let message = next(&mut reader).await.expect("one").expect("readable");
+        assert_eq!(message.offset, Offset(offset));
+        broker.conduct.log_start.store(5_000, Ordering::SeqCst);
+    }
+    let error = next(&mut reader).await.expect("an item");
+    let error = error.expect_err("a gap");
+    let (start, end) = (Offset(5_000), Offset(RECORDS));
+    assert_eq!(error.kind(), ErrorKind::OffsetOutOfRange { start, end });
+}
+
+#[tokio::test]
+async fn a_leader_that_does_not_answer_stops_its_own_partition_only() {
+    let broker = FakeBroker::start_beside_a_frozen_one(3).await;
+    broker.conduct.records.store(RECORDS, Ordering::SeqCst);
+    let builder = Client::builder([broker.address.clone()]);
+    let builder = builder.connect_timeout(Duration::from_millis(200));
+    let builder = builder.request_timeout(Duration::from_millis(500));
+    let client = builder.connect().await.expect("connects");
+    let reader = client.reader(TOPIC).from(Start::Earliest).build().await;
+    let mut reader = reader.expect("a reader");
+    for _ in 0..2 * RECORDS {
+        let message = next(&mut reader).await.expect("more").expect("readable");
+        assert_ne!(message.partition, PartitionIndex(2));
+    }
+    let end = Offset(RECORDS);
+    let reached = BTreeMap::from([(PartitionIndex(0), end), (PartitionIndex(1), end)]);
+    assert_eq!(reader.positions(), reached, "of the third nothing is known");
+    // To go on there is to begin with the first record of the third.
+    let on = client.reader(TOPIC).from(Start::Offsets(reached));
+    let on = on.build().await.expect("a reader");
+    assert_eq!(on.position(2), None);
+
+    // What is to begin or end with this moment cannot wait.
+    for (start, until) in [
+        (Start::Latest, Until::Forever),
+        (Start::Time(7), Until::Forever),
+        (Start::Earliest, Until::End),
+    ] {
+        let reader = client.reader(TOPIC).partitions([2]);
+        let error = reader.from(start).until(until).build().await.err();
+        let error = error.expect("this moment is not known");
+        assert_eq!(error.kind(), ErrorKind::Unreachable);
+        let place = (error.topic(), error.partition());
+        assert_eq!(place, (Some(TOPIC), Some(PartitionIndex(2))));
+    }
 }
 
 #[tokio::test]

@@ -30,6 +30,8 @@ pub(super) enum Notice {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Opened {
     pub start: Offset,
+    /// That is where the log begins, and moves with it until something has come.
+    pub is_earliest: bool,
     /// The committed offset, if there is one.
     pub committed: Option<Offset>,
 }

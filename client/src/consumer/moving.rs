@@ -11,7 +11,7 @@ use super::membership::Command;
 use super::opening::Opening;
 use crate::error::{Error, ErrorKind, Result};
 use crate::partition::Partition;
-use crate::streaming::Source;
+use crate::streaming::{Begin, Source};
 
 impl Consumer {
     /// Goes on towards the assignment. True if there is something to give out.
@@ -118,11 +118,15 @@ impl Consumer {
         held.settled = Some(opened.start);
         let start = held.sought.unwrap_or(opened.start);
         held.goes_back = held.committed.is_some_and(|committed| start < committed);
+        let begin = match opened.is_earliest && held.sought.is_none() {
+            true => Begin::Earliest(Some(start)),
+            false => Begin::At(start),
+        };
         let (place, is_paused) = (held.place(at), held.is_paused);
         let credit_bytes = self.share();
         self.streams.add(Source {
             place,
-            start,
+            begin,
             end: None,
             credit_bytes,
         });

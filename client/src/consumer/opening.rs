@@ -81,6 +81,7 @@ impl Opening {
         if let Some(committed) = committed {
             return Ok(Opened {
                 start: *committed,
+                is_earliest: false,
                 committed: Some(*committed),
             });
         }
@@ -95,13 +96,19 @@ impl Opening {
             _ => status.log_start,
         };
         if is_earliest {
-            let committed = None;
-            return Ok(Opened { start, committed });
+            return Ok(Opened {
+                start,
+                is_earliest,
+                committed: None,
+            });
         }
         // Whoever comes next would begin elsewhere, and what lies between might be skipped.
         self.commit(place, start, status.epoch).await?;
-        let committed = Some(start);
-        Ok(Opened { start, committed })
+        Ok(Opened {
+            start,
+            is_earliest,
+            committed: Some(start),
+        })
     }
 
     /// The topic. The coordinator may know it before this client does.

@@ -50,8 +50,12 @@ impl Consumer {
         };
         held.seek(offset, last_commit);
         if matches!(held.stage, Stage::Stuck) {
-            let (start, committed) = (offset, None);
-            self.open(at, Opened { start, committed });
+            let opened = Opened {
+                start: offset,
+                is_earliest: false,
+                committed: None,
+            };
+            self.open(at, opened);
             return Ok(());
         }
         self.commits.is_due = self.auto_commit != AutoCommit::Off;

@@ -12,7 +12,7 @@ use super::Reader;
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::place::Place;
-use crate::streaming::{Source, Streams};
+use crate::streaming::{Begin, Source, Streams};
 
 /// The least credit of a partition: one byte lets a broker push one message.
 const CREDIT_BYTES_MIN: u64 = 1;
@@ -24,10 +24,11 @@ const QUESTIONS_AT_ONCE: usize = 64;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Start {
-    /// At the first offset there is.
+    /// At the first offset there is when the partition's leader is reached. Nobody is asked before: a
+    /// leader that is gone delays its partitions only.
     Earliest,
     /// At the end of what is committed when the reader is built: the next record that comes. The
-    /// default.
+    /// default. [`ReaderBuilder::build`] asks the leaders for it, all of them.
     #[default]
     Latest,
     /// At this offset, in every partition that is read.
@@ -36,7 +37,7 @@ pub enum Start {
     Offsets(BTreeMap<PartitionIndex, Offset>),
     /// In each partition at the first record with this timestamp or a later one, in milliseconds since
     /// 1970; where all are older, at the next record that comes. Timestamps need not rise with offsets:
-    /// records that follow may be older.
+    /// records that follow may be older. [`ReaderBuilder::build`] asks the leaders, all of them.
     Time(i64),
     /// Where this group has come to, by what it has committed ([`Client::offsets`]). A partition that it
     /// has committed nothing of is begun at the first offset there is.
@@ -50,7 +51,7 @@ pub enum Until {
     /// Nowhere: the reader waits for what comes. The default.
     #[default]
     Forever,
-    /// At the end of what is committed when the reader is built.
+    /// At the end of what is committed when the reader is built, which asks all leaders for it.
     End,
     /// Before these offsets; a partition that is not named is read without end.
     Offsets(BTreeMap<PartitionIndex, Offset>),
@@ -82,7 +83,7 @@ impl ReaderBuilder {
         }
     }
 
-    /// The partitions to read; all by default.
+    /// The partitions to read, one at least; all by default.
     pub fn partitions(mut self, partitions: impl IntoIterator<Item = u32>) -> Self {
         let mut partitions: Vec<_> = partitions.into_iter().map(PartitionIndex).collect();
         partitions.sort_unstable();
@@ -120,11 +121,18 @@ impl ReaderBuilder {
 
     /// The reader.
     ///
+    /// Where reading begins and ends is settled when this is ready, but for [`Start::Earliest`]: so for
+    /// [`Start::Latest`], [`Start::Time`] and [`Until::End`] the leader of each partition is asked, and for
+    /// [`Start::Committed`] the group's coordinator. A reader that began later than that, where one of them
+    /// cannot be reached, would skip records without a word; it is not built instead. Whoever would rather
+    /// go without the partition that the error names chooses [`ReaderBuilder::partitions`].
+    ///
     /// # Errors
     /// [`ErrorKind::UnknownTopic`], [`ErrorKind::UnknownPartition`];
-    /// [`ErrorKind::OffsetOutOfRange`] for an end that lies beyond what is committed, or before the
-    /// start; [`ErrorKind::Unreachable`] where leaders have to be asked and cannot be, within the
-    /// request timeout. A start outside the log shows with the first record.
+    /// [`ErrorKind::OffsetOutOfRange`] for a start beyond [`Until::End`]; [`ErrorKind::Unreachable`] where
+    /// one of those who have to be asked cannot be, within the request timeout;
+    /// [`ErrorKind::InvalidConfig`] without a partition. A start outside the log shows with the first
+    /// record.
     pub async fn build(self) -> Result<Reader> {
         let topic = self.client.topic(&self.topic).await?;
         let topic_id = topic.id;
@@ -140,11 +148,11 @@ impl ReaderBuilder {
                     partition,
                 };
                 let committed = committed.get(&id).copied();
-                let (start, end) = builder.bounds(topic, partition, committed).await?;
+                let (begin, end) = builder.bounds(topic, partition, committed).await?;
                 let topic = builder.topic.clone();
                 Ok::<_, Error>(Source {
                     place: Place { topic, id },
-                    start,
+                    begin,
                     end,
                     credit_bytes: credit_bytes.max(CREDIT_BYTES_MIN),
                 })
@@ -192,52 +200,58 @@ impl ReaderBuilder {
         topic: &TopicRecord,
         partition: PartitionIndex,
         committed: Option<Offset>,
-    ) -> Result<(Offset, Option<Offset>)> {
+    ) -> Result<(Begin, Option<Offset>)> {
         let given = match &self.start {
             Start::Offset(offset) => Some(*offset),
             Start::Offsets(offsets) => offsets.get(&partition).copied(),
             Start::Committed(_) => committed,
             Start::Earliest | Start::Latest | Start::Time(_) => None,
         };
+        let is_asked =
+            self.until == Until::End || matches!(self.start, Start::Latest | Start::Time(_));
+        if !is_asked {
+            let begin = given.map_or(Begin::Earliest(None), Begin::At);
+            return Ok((begin, self.end_before(partition)));
+        }
         // Before a leader's watermark covers all that was ever acknowledged, it may know of nothing so
         // new that there is.
-        let needs_end =
-            self.until == Until::End || matches!(self.start, Start::Latest | Start::Time(_));
         let admin = self.client.admin();
-        let status = match given {
-            Some(_) if !needs_end => None,
-            _ => Some(admin.partition_status(topic, partition, needs_end).await?),
+        let status = admin.partition_status(topic, partition, true).await?;
+        let now = status.high_watermark;
+        let end = match &self.until {
+            Until::End => Some(now),
+            _ => self.end_before(partition),
         };
-        let log_start = status.as_ref().map_or(Offset::ZERO, |s| s.log_start);
-        let high_watermark = status.as_ref().map(|s| s.high_watermark);
-        let start = match (&self.start, given, high_watermark) {
-            (_, Some(offset), _) => offset,
-            (Start::Latest, None, Some(end)) => end,
-            (Start::Time(ms), None, Some(end)) => {
+        let begin = match (&self.start, given) {
+            (_, Some(offset)) => Begin::At(offset),
+            (Start::Latest, None) => Begin::At(now),
+            (Start::Time(ms), None) => {
                 let found = admin.offset_for_time(topic, partition, *ms).await?;
                 // What has come since does not count where the end is to be read to.
                 match self.until {
-                    Until::End => found.min(end),
-                    _ => found,
+                    Until::End => Begin::At(found.min(now)),
+                    _ => Begin::At(found),
                 }
             }
-            (_, None, _) => log_start,
+            (_, None) => Begin::Earliest(Some(status.log_start)),
         };
-        let end = match &self.until {
-            Until::Forever => None,
-            Until::End => high_watermark,
-            Until::Offsets(offsets) => offsets.get(&partition).copied(),
-        };
-        match (self.until == Until::End, end) {
-            (true, Some(end)) if start > end => {
-                let text = format!(
-                    "there is no offset {start} in partition {partition}: what is committed ends at {end}"
-                );
-                let start = log_start;
+        match begin {
+            Begin::At(start) if self.until == Until::End && start > now => {
+                let text = format!("there is no offset {start}: what is committed ends at {now}");
+                let (start, end) = (status.log_start, now);
                 let kind = ErrorKind::OffsetOutOfRange { start, end };
-                Err(Error::new(kind, text).in_topic(&self.topic))
+                let place = Place::of(topic, partition);
+                Err(Error::new(kind, text).at(&place))
             }
-            _ => Ok((start, end)),
+            _ => Ok((begin, end)),
+        }
+    }
+
+    /// The offset that was given as the end, if one was.
+    fn end_before(&self, partition: PartitionIndex) -> Option<Offset> {
+        match &self.until {
+            Until::Offsets(offsets) => offsets.get(&partition).copied(),
+            Until::Forever | Until::End => None,
         }
     }
 }

@@ -151,13 +151,15 @@ impl Reader {
     }
 
     /// The offset of the next record of a partition, after those that were given out; none for a
-    /// partition that this reader does not read. Kept with what became of the records, it is where
-    /// to go on: [`Start::Offsets`].
+    /// partition that this reader does not read, or one to be read from its first record on whose leader
+    /// has not yet said where that is. Kept with what became of the records, it is where to go on:
+    /// [`Start::Offsets`].
     pub fn position(&self, partition: impl Into<PartitionIndex>) -> Option<Offset> {
         self.streams.position(self.id(partition.into()))
     }
 
-    /// The positions of all partitions.
+    /// The positions of all partitions. Those that have none yet are left out, and [`Start::Offsets`]
+    /// begins with the first record of what is left out.
     pub fn positions(&self) -> BTreeMap<PartitionIndex, Offset> {
         let progress = self.progress().into_iter();
         progress
@@ -167,7 +169,7 @@ impl Reader {
 
     /// How far each partition has been read, and what the client knows of its end. It learns that
     /// with the records that come, so of a partition that is paused, or whose credit is used up, it
-    /// may be less than there is.
+    /// may be less than there is. Partitions that have no position yet are left out.
     pub fn progress(&self) -> BTreeMap<PartitionIndex, Progress> {
         let known = self.streams.progress().into_iter();
         known

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 use tracing::{Instrument, debug, debug_span};
 
-use super::{Content, Delivery, SharedGauge};
+use super::{Begin, Content, Delivery, SharedGauge};
 use crate::ask::unexpected;
 use crate::backoff::Backoff;
 use crate::client::Client;
@@ -45,6 +45,9 @@ pub(super) struct Feed {
     pub generation: u64,
     /// The offset after the last entry that was handed on.
     position: Offset,
+    /// Nothing has come yet of what is wanted from the log's first offset on: so where the position is
+    /// not in the log, it is not where that begins any more.
+    follows_start: bool,
     credit_bytes: u64,
     /// Bytes that may come, or wait, beyond what may wait: as many are not given again.
     overdrawn_bytes: u64,
@@ -74,7 +77,7 @@ impl Feed {
         client: &Client,
         place: Place,
         slot: usize,
-        position: Offset,
+        begin: Begin,
         credit_bytes: u64,
         commands: mpsc::UnboundedReceiver<Command>,
         deliver: mpsc::UnboundedSender<Delivery>,
@@ -86,7 +89,8 @@ impl Feed {
             place,
             slot,
             generation: 0,
-            position,
+            position: begin.offset(),
+            follows_start: matches!(begin, Begin::Earliest(_)),
             credit_bytes,
             overdrawn_bytes: 0,
             waiting_bytes,
@@ -110,6 +114,9 @@ impl Feed {
             match self.read().await {
                 Ok(Over::Gone) => return,
                 Ok(Over::Sought) => {}
+                Err(error) if self.begins_anew(&error) => {
+                    debug!(%error, "to be begun where the log begins now");
+                }
                 Err(error) if self.client.can_succeed_later(&self.place, &error) => {
                     debug!(%error, "to be subscribed again");
                     let pause = self.backoff.pause();
@@ -125,6 +132,19 @@ impl Feed {
                     }
                 }
             }
+        }
+    }
+
+    /// Whether the log begins elsewhere than where it was to be begun with; goes there, if so.
+    fn begins_anew(&mut self, error: &Error) -> bool {
+        match error.kind() {
+            ErrorKind::OffsetOutOfRange { start, .. }
+                if self.follows_start && start != self.position =>
+            {
+                self.position = start;
+                true
+            }
+            _ => false,
         }
     }
 
@@ -162,6 +182,9 @@ impl Feed {
         self.subscribe(&connection, &subscription).await?;
         debug!(to = connection.address(), position = %self.position, "subscribed");
         self.backoff.reset();
+        if self.follows_start && !self.hand_on(Content::Begins(self.position)) {
+            return Ok(Over::Gone);
+        }
         loop {
             tokio::select! {
                 biased;
@@ -222,6 +245,7 @@ impl Feed {
             }
             Command::Seek(offset, generation) => {
                 self.position = offset;
+                self.follows_start = false;
                 self.generation = generation;
                 0
             }
@@ -245,6 +269,8 @@ impl Feed {
                 Ok(())
             }
             Ok(other) => Err(unexpected(&other)),
+            // Where its log begins, the leader has said with it.
+            Err(error) if self.follows_start && is_out_of_range(&error) => Err(error),
             // A new leader's log can end before what was read from its predecessor's only while it
             // is not the leader yet, in truth.
             Err(error) if error.code() == Some(ErrorCode::OffsetOutOfRange) => {
@@ -289,6 +315,7 @@ impl Feed {
         for entry in EntryIter::new(&entries) {
             self.position = self.position.max(entry?.header.next_offset());
         }
+        self.follows_start = false;
         self.note(high_watermark);
         let bytes = entries.len() as u64;
         self.waiting_bytes += bytes;
@@ -296,6 +323,11 @@ impl Feed {
         waiting.fetch_add(bytes, Ordering::Relaxed);
         Ok(self.hand_on(Content::Entries(entries)))
     }
+}
+
+/// Whether it says where the log begins and ends.
+fn is_out_of_range(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::OffsetOutOfRange { .. })
 }
 
 fn lost(why: &str) -> Error {

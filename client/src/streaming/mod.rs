@@ -40,17 +40,38 @@ pub(crate) struct Delivery {
 }
 
 enum Content {
+    /// Nothing has come yet; it will from this offset on.
+    Begins(Offset),
     /// Verified entries.
     Entries(Bytes),
     /// The feed stands still.
     Failed(Error),
 }
 
+/// Where to begin with a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Begin {
+    /// At this offset.
+    At(Offset),
+    /// At the first offset there is when the leader is reached; where somebody has asked, it was this one
+    /// a moment ago. Until something has come, it moves as the log's start does.
+    Earliest(Option<Offset>),
+}
+
+impl Begin {
+    /// The offset to try first.
+    fn offset(self) -> Offset {
+        match self {
+            Begin::At(offset) | Begin::Earliest(Some(offset)) => offset,
+            Begin::Earliest(None) => Offset::ZERO,
+        }
+    }
+}
+
 /// A partition to stream from.
 pub(crate) struct Source {
     pub place: Place,
-    /// The first offset wanted.
-    pub start: Offset,
+    pub begin: Begin,
     /// The first offset not wanted any more.
     pub end: Option<Offset>,
     /// Bytes that may wait to be taken; a broker may overdraw them by one message of its.
@@ -281,6 +302,14 @@ impl Streams {
         let partition = self.partitions.get_mut(&delivery.slot)?;
         let is_wanted = delivery.generation == partition.generation && !partition.is_over();
         match delivery.content {
+            Content::Begins(offset) if is_wanted => {
+                partition.begin_at(offset);
+                if partition.is_at_end() {
+                    partition.finish();
+                }
+                None
+            }
+            Content::Begins(_) => None,
             Content::Entries(bytes) if is_wanted => {
                 let cursor = partition.cursor(delivery.slot, bytes);
                 match partition.is_paused {
@@ -365,13 +394,17 @@ impl Streams {
         true
     }
 
-    /// The offset of the next record of a partition; of the next that there is, after a gap.
+    /// The offset of the next record of a partition; of the next that there is, after a gap. None where it
+    /// is not known yet where the partition begins.
     pub fn position(&self, wanted: TopicPartition) -> Option<Offset> {
         let slot = self.slot(wanted)?;
-        Some(self.reached(slot, self.partitions.get(&slot)?).position)
+        Some(self.reached(slot, self.partitions.get(&slot)?)?.position)
     }
 
-    fn reached(&self, slot: usize, partition: &Partition) -> Reached {
+    fn reached(&self, slot: usize, partition: &Partition) -> Option<Reached> {
+        if !partition.is_placed {
+            return None;
+        }
         let current = self.current.as_ref().filter(|cursor| cursor.slot == slot);
         let aside = partition.aside.front();
         let replay = || self.replay.iter().find(|cursor| cursor.slot == slot);
@@ -379,18 +412,21 @@ impl Streams {
         let position = begun.map_or(partition.position, |cursor| cursor.position);
         let epoch = begun.map_or(partition.epoch, |cursor| cursor.epoch.max(partition.epoch));
         let high_watermark = partition.high_watermark().max(position);
-        Reached {
+        Some(Reached {
             position,
             epoch,
             high_watermark,
-        }
+        })
     }
 
-    /// How far every partition has been read, as far as the client knows.
+    /// How far every partition has been read, as far as the client knows. Those are left out of which it
+    /// is not known yet where they begin.
     pub fn progress(&self) -> BTreeMap<TopicPartition, Reached> {
         let partitions = self.partitions.iter();
         partitions
-            .map(|(slot, partition)| (partition.place.id, self.reached(*slot, partition)))
+            .filter_map(|(slot, partition)| {
+                Some((partition.place.id, self.reached(*slot, partition)?))
+            })
             .collect()
     }
 

@@ -10,7 +10,7 @@ use tokio::task::AbortHandle;
 
 use super::cursor::Cursor;
 use super::feed::{Command, Feed};
-use super::{Commands, Delivery, SharedGauge, Source};
+use super::{Begin, Commands, Delivery, SharedGauge, Source};
 use crate::client::Client;
 use crate::place::Place;
 
@@ -28,6 +28,8 @@ pub(super) struct Partition {
     pub place: Place,
     /// The offset of the next record, unless a cursor is in the middle of its entries.
     pub position: Offset,
+    /// Whether that is known: not before the leader has said where the log begins, if that is wanted.
+    pub is_placed: bool,
     /// The leader epoch of the last record that was taken; none before one was.
     pub epoch: LeaderEpoch,
     pub is_paused: bool,
@@ -53,13 +55,13 @@ impl Partition {
     ) -> (Partition, Feed) {
         let (commands, heard) = mpsc::unbounded_channel();
         let gauge = SharedGauge::default();
-        let (start, credit) = (source.start, source.credit_bytes);
+        let (begin, credit) = (source.begin, source.credit_bytes);
         let place = source.place.clone();
         let feed = Feed::new(
             client,
             place,
             slot,
-            start,
+            begin,
             credit,
             heard,
             deliver,
@@ -67,7 +69,8 @@ impl Partition {
         );
         let partition = Partition {
             place: source.place,
-            position: source.start,
+            position: begin.offset(),
+            is_placed: begin != Begin::Earliest(None),
             epoch: LeaderEpoch::NONE,
             is_paused: false,
             aside: VecDeque::new(),
@@ -80,6 +83,12 @@ impl Partition {
             gauge,
         };
         (partition, feed)
+    }
+
+    /// Where the first record will come from.
+    pub fn begin_at(&mut self, offset: Offset) {
+        self.position = offset;
+        self.is_placed = true;
     }
 
     /// What has come, to be taken from.
@@ -142,7 +151,7 @@ impl Partition {
         offset: Offset,
         deliver: &mpsc::UnboundedSender<Delivery>,
     ) -> Option<Feed> {
-        self.position = offset;
+        self.begin_at(offset);
         self.generation += 1;
         self.state = State::Flowing;
         let generation = self.generation;
@@ -158,8 +167,8 @@ impl Partition {
         self.commands = commands;
         let gauge = self.gauge.clone();
         let (place, credit) = (self.place.clone(), self.credit_bytes);
-        let deliver = deliver.clone();
-        let mut feed = Feed::new(client, place, slot, offset, credit, heard, deliver, gauge);
+        let (begin, deliver) = (Begin::At(offset), deliver.clone());
+        let mut feed = Feed::new(client, place, slot, begin, credit, heard, deliver, gauge);
         feed.generation = generation;
         Some(feed)
     }

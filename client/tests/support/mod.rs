@@ -64,6 +64,8 @@ pub struct Conduct {
     pub subscriptions: AtomicU64,
     /// Where its log starts.
     pub log_start: AtomicU64,
+    /// Where its log starts from the next subscription on; 0: where it did.
+    pub expires_then: AtomicU64,
     /// Committed offsets of each partition, whoever's.
     pub committed: Mutex<BTreeMap<u32, u64>>,
 }
@@ -78,14 +80,39 @@ impl Conduct {
 pub struct FakeBroker {
     pub address: String,
     pub conduct: Arc<Conduct>,
+    /// Where a broker is that takes connections and says nothing.
+    frozen: Option<TcpListener>,
 }
 
 impl FakeBroker {
     pub async fn start(partitions: u32) -> FakeBroker {
+        FakeBroker::start_with(partitions, None).await
+    }
+
+    /// The same beside another broker, which leads the last partition and is frozen.
+    pub async fn start_beside_a_frozen_one(partitions: u32) -> FakeBroker {
+        let frozen = TcpListener::bind("127.0.0.1:0").await.expect("listens");
+        FakeBroker::start_with(partitions, Some(frozen)).await
+    }
+
+    async fn start_with(partitions: u32, frozen: Option<TcpListener>) -> FakeBroker {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("listens");
         let address = listener.local_addr().expect("an address").to_string();
         let conduct = Arc::new(Conduct::default());
-        let view = view(&address, partitions);
+        let mut view = view(&address, partitions);
+        if let Some(frozen) = &frozen {
+            let frozen = frozen.local_addr().expect("an address").to_string();
+            let mut other = view.brokers[&BrokerId(1)].clone();
+            (other.id, other.client_address) = (BrokerId(2), frozen);
+            let topic = view.topics.get_mut(TOPIC).expect("a topic");
+            let mut partition = PartitionRecord::clone(topic.partitions.last().expect("one"));
+            partition.leader = Some(BrokerLife {
+                broker: other.id,
+                epoch: other.epoch,
+            });
+            *topic.partitions.last_mut().expect("one") = Arc::new(partition);
+            view.brokers.insert(other.id, other);
+        }
         let served = conduct.clone();
         tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
@@ -99,7 +126,11 @@ impl FakeBroker {
                 tokio::spawn(session.serve());
             }
         });
-        FakeBroker { address, conduct }
+        FakeBroker {
+            address,
+            conduct,
+            frozen,
+        }
     }
 
     pub async fn client(&self) -> Client {
@@ -302,9 +333,14 @@ impl Session {
         credit: u64,
     ) -> Result<ResponseBody, WireError> {
         self.conduct.subscriptions.fetch_add(1, Ordering::SeqCst);
+        match self.conduct.expires_then.swap(0, Ordering::SeqCst) {
+            0 => {}
+            start => self.conduct.log_start.store(start, Ordering::SeqCst),
+        }
         if !(self.start()..=self.end()).contains(&offset) {
             let code = ErrorCode::OffsetOutOfRange;
-            return Err(WireError::new(code, "not in the log"));
+            let error = WireError::new(code, "not in the log");
+            return Err(error.with_offsets(self.start(), self.end()));
         }
         let position = offset.0 / BATCH_RECORDS * BATCH_RECORDS;
         let subscription = Subscription { position, credit };
