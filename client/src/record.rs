@@ -1,5 +1,6 @@
 //! Records, as they are sent and as they are read.
 
+use std::fmt;
 use std::sync::Arc;
 
 use baton_protocol::batch::HeaderIter;
@@ -7,8 +8,8 @@ use baton_protocol::ids::{LeaderEpoch, Offset, PartitionIndex};
 use baton_protocol::policy::Timestamps;
 use bytes::Bytes;
 
-/// A record to be sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A record to be sent. Its `Debug` shows the beginning of what is long.
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Record {
     /// The topic that it goes to.
@@ -91,8 +92,9 @@ pub struct RecordMetadata {
 }
 
 /// A record that was read. Key, value and headers are slices of what came from the broker (or of
-/// its batch, expanded): they are not copied, and keep it in memory.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// its batch, expanded): they are not copied, and keep it in memory. Its `Debug` shows the beginning of
+/// what is long.
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Message {
     /// The topic.
@@ -117,7 +119,7 @@ pub struct Message {
 }
 
 /// The headers of a record that was read. They are decoded as they are looked at.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Headers {
     encoded: Bytes,
     count: u32,
@@ -150,5 +152,110 @@ impl Headers {
         let named = HeaderIter::new(&self.encoded, self.count);
         let (_, value) = named.filter(|(n, _)| *n == name.as_bytes()).last()?;
         value.map(|value| self.encoded.slice_ref(value))
+    }
+}
+
+/// Bytes of a key, value or header that a record's `Debug` shows: records may have megabytes.
+const SHOWN_BYTES_MAX: usize = 64;
+
+/// Headers that it shows.
+const SHOWN_HEADERS_MAX: usize = 16;
+
+/// Bytes for `Debug`, shortened.
+struct Shown<'a>(&'a [u8]);
+
+impl fmt::Debug for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = &self.0[..self.0.len().min(SHOWN_BYTES_MAX)];
+        write!(f, "b\"{}\"", shown.escape_ascii())?;
+        match self.0.len() > shown.len() {
+            true => write!(f, "... ({} bytes)", self.0.len()),
+            false => Ok(()),
+        }
+    }
+}
+
+fn shown(bytes: &Option<Bytes>) -> Option<Shown<'_>> {
+    bytes.as_deref().map(Shown)
+}
+
+/// Headers for `Debug`, of `count` the first ones.
+fn show_headers(
+    f: &mut fmt::Formatter<'_>,
+    headers: impl Iterator<Item = (Bytes, Option<Bytes>)>,
+    count: usize,
+) -> fmt::Result {
+    let mut list = f.debug_list();
+    for (name, value) in headers.take(SHOWN_HEADERS_MAX) {
+        list.entry(&(Shown(&name), shown(&value)));
+    }
+    match count > SHOWN_HEADERS_MAX {
+        true => list.finish_non_exhaustive(),
+        false => list.finish(),
+    }
+}
+
+/// The headers of a record that is to be sent.
+struct Unsent<'a>(&'a [(Bytes, Option<Bytes>)]);
+
+impl fmt::Debug for Unsent<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        show_headers(f, self.0.iter().cloned(), self.0.len())
+    }
+}
+
+impl fmt::Debug for Headers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        show_headers(f, self.iter(), self.len())
+    }
+}
+
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Record")
+            .field("topic", &self.topic)
+            .field("key", &shown(&self.key))
+            .field("value", &shown(&self.value))
+            .field("headers", &Unsent(&self.headers))
+            .field("partition", &self.partition)
+            .field("timestamp_ms", &self.timestamp_ms)
+            .finish()
+    }
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Message")
+            .field("topic", &self.topic)
+            .field("partition", &self.partition)
+            .field("offset", &self.offset)
+            .field("epoch", &self.epoch)
+            .field("timestamp_ms", &self.timestamp_ms)
+            .field("timestamp_type", &self.timestamp_type)
+            .field("key", &shown(&self.key))
+            .field("value", &shown(&self.value))
+            .field("headers", &self.headers)
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_long_is_shown_shortened() {
+        let record = Record::to("t").key("k\n").value(vec![b'x'; 3 << 20]);
+        let text = format!("{:?}", record.header("by", vec![0; 1 << 20]));
+        assert!(text.len() < 1_000, "{} bytes", text.len());
+        for part in [
+            r#"key: Some(b"k\n")"#,
+            "... (3145728 bytes)",
+            r#"(b"by", Some(b"\x00"#,
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
+        let empty = format!("{:?}", Record::to("t").value(""));
+        assert!(empty.contains("key: None") && empty.contains(r#"value: Some(b"")"#));
     }
 }
