@@ -59,12 +59,20 @@ impl ClientBuilder {
     /// Finds the cluster: ready when a broker has told who belongs to it.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidConfig`] without an address, [`ErrorKind::NotABroker`] at once where none
+    /// [`ErrorKind::InvalidConfig`] without an address, or with one that is not `host:port`,
+    /// [`ErrorKind::NotABroker`] at once where none
     /// of the addresses is a broker's that this client can talk to, [`ErrorKind::Unreachable`] after
     /// the request timeout.
     pub async fn connect(self) -> Result<Client> {
         if self.addresses.is_empty() {
             let text = "no broker was named to begin with (host:port)";
+            return Err(Error::new(ErrorKind::InvalidConfig, text));
+        }
+        if let Some(bad) = self.addresses.iter().find(|address| !is_address(address)) {
+            let text = format!(
+                "`{}` is no broker's address; one is host:port, as 127.0.0.1:7401",
+                bad.escape_debug()
+            );
             return Err(Error::new(ErrorKind::InvalidConfig, text));
         }
         let metadata = Metadata::follow(self.addresses, self.config.client_name.clone());
@@ -75,5 +83,43 @@ impl ClientBuilder {
             error = metadata.hopeless() => return Err(error),
         }
         Ok(Client::new(self.config, metadata))
+    }
+}
+
+/// Whether it has the form of a broker's address. An IPv6 address stands in brackets.
+fn is_address(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(host, port)| {
+        let is_bracketed = host.starts_with('[') && host.ends_with(']');
+        let is_plain = !host.contains([':', '/', '@', ',', '[', ']']);
+        let is_host = !host.is_empty() && !host.contains(char::is_whitespace);
+        is_host && (is_bracketed || is_plain) && port.parse::<u16>().is_ok_and(|port| port > 0)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_can_be_no_address_is_refused_at_once() {
+        for good in ["127.0.0.1:7401", "broker.example:1", "[::1]:65535"] {
+            assert!(is_address(good), "{good}");
+        }
+        for bad in [
+            "",
+            "localhost",
+            ":7401",
+            "a:",
+            "a:0",
+            "a:99999",
+            "::1",
+            "a:1,b:1",
+            "http://a:1",
+        ] {
+            let found = Client::builder(["127.0.0.1:1", bad]).connect().await;
+            let error = found.err().expect("refused");
+            assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{bad}: {error}");
+            assert!(!error.is_retriable());
+        }
     }
 }
