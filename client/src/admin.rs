@@ -12,15 +12,20 @@ use tokio::time::Instant;
 
 use crate::ask::unexpected;
 use crate::attempts::later;
-use crate::client::Client;
+use crate::client::{Client, no_partition};
 use crate::error::{Error, ErrorKind, Result};
 use crate::place::Place;
+use crate::topic::TopicRef;
 
 /// How long a handover is waited for: longer than a leader pauses for one.
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Pause before a new leader is asked again.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// What shows whether a topic was made, deleted, changed.
+const TOPICS: &str = "the list of topics";
+const DESCRIPTION: &str = "the topic's description";
 
 fn admin_response(answer: ResponseBody) -> Result<AdminResponse> {
     match answer {
@@ -81,7 +86,7 @@ impl Admin {
         )
     }
 
-    /// Asks for a change; `look` is the command that shows whether it was made.
+    /// Asks for a change; `look` is what shows whether it was made.
     async fn change(&self, request: AdminRequest, look: &str) -> Result<AdminResponse> {
         let limit = self.client.inner.config.request_timeout;
         let asked = self
@@ -105,7 +110,8 @@ impl Admin {
             unclean_election: settings.unclean_election,
             policy: settings.policy,
         };
-        match self.change(request, "baton topic list").await? {
+        let changed = self.change(request, TOPICS).await;
+        match changed.map_err(|error| error.in_topic(name))? {
             AdminResponse::TopicCreated { topic, .. } => {
                 let limit = self.client.inner.config.request_timeout;
                 let found = |view: &ClusterView| {
@@ -115,7 +121,7 @@ impl Admin {
                         .cloned()
                 };
                 let seen = self.client.inner.metadata.wait_for(limit, found).await;
-                seen.map_err(|error| done_but_unseen(&format!("topic {name} was made"), error))
+                seen.map_err(|error| done_but_unseen("the topic was made", error).in_topic(name))
             }
             other => Err(unexpected(&other)),
         }
@@ -128,11 +134,7 @@ impl Admin {
             name: topic.to_owned(),
             sync_followers,
         };
-        let look = format!("baton topic describe {topic}");
-        match self.change(request, &look).await? {
-            AdminResponse::Changed { index } => self.wait_for_index(index).await,
-            other => Err(unexpected(&other)),
-        }
+        self.change_topic(request, topic).await
     }
 
     /// Changes how long a topic's records are kept.
@@ -141,11 +143,17 @@ impl Admin {
             name: topic.to_owned(),
             changes,
         };
-        let look = format!("baton topic describe {topic}");
-        match self.change(request, &look).await? {
-            AdminResponse::Changed { index } => self.wait_for_index(index).await,
-            other => Err(unexpected(&other)),
-        }
+        self.change_topic(request, topic).await
+    }
+
+    async fn change_topic(&self, request: AdminRequest, topic: &str) -> Result<()> {
+        let changed = async {
+            match self.change(request, DESCRIPTION).await? {
+                AdminResponse::Changed { index } => self.wait_for_index(index).await,
+                other => Err(unexpected(&other)),
+            }
+        };
+        changed.await.map_err(|error| error.in_topic(topic))
     }
 
     /// How a partition's election stands; `InvalidState` if none is on.
@@ -158,7 +166,8 @@ impl Admin {
             topic: topic.to_owned(),
             partition,
         };
-        match self.inquire_admin(request).await? {
+        let asked = self.inquire_admin(request).await;
+        match asked.map_err(|error| error.about(topic, partition))? {
             AdminResponse::Election(status) => Ok(status),
             other => Err(unexpected(&other)),
         }
@@ -176,8 +185,8 @@ impl Admin {
             partition,
             epoch,
         };
-        let look = format!("baton topic describe {topic}");
-        match self.change(request, &look).await? {
+        let changed = self.change(request, DESCRIPTION).await;
+        match changed.map_err(|error| error.about(topic, partition))? {
             AdminResponse::Changed { .. } => Ok(()),
             other => Err(unexpected(&other)),
         }
@@ -196,8 +205,8 @@ impl Admin {
             partition,
             to,
         };
-        let look = format!("baton topic describe {topic}");
-        match self.change(request, &look).await? {
+        let asked = self.change(request, DESCRIPTION).await;
+        match asked.map_err(|error| error.about(topic, partition))? {
             AdminResponse::HandoverBegun => {}
             other => return Err(unexpected(&other)),
         }
@@ -214,9 +223,10 @@ impl Admin {
         led.map_err(|error| {
             let error = error.reworded(|error| {
                 format!(
-                    "broker {to} does not lead {topic}/{partition} yet, and the old leader may go on; look before you repeat it: {look} ({error})"
+                    "broker {to} does not lead {topic}/{partition} yet, and the old leader may go on; before you repeat it, look at {DESCRIPTION} ({error})"
                 )
             });
+            let error = error.about(topic, partition);
             error.of_kind(ErrorKind::OutcomeUnknown)
         })
     }
@@ -226,10 +236,13 @@ impl Admin {
         let request = AdminRequest::DeleteTopic {
             name: name.to_owned(),
         };
-        match self.change(request, "baton topic list").await? {
-            AdminResponse::TopicDeleted { index } => self.wait_for_index(index).await,
-            other => Err(unexpected(&other)),
-        }
+        let deleted = async {
+            match self.change(request, TOPICS).await? {
+                AdminResponse::TopicDeleted { index } => self.wait_for_index(index).await,
+                other => Err(unexpected(&other)),
+            }
+        };
+        deleted.await.map_err(|error| error.in_topic(name))
     }
 
     async fn wait_for_index(&self, index: MetadataIndex) -> Result<()> {
@@ -248,31 +261,46 @@ impl Admin {
     }
 
     /// A partition's offsets, as its leader knows them. With `ready`, waits for a leader whose
-    /// watermark covers all that was ever acknowledged: only then is it the end.
-    pub async fn partition_status(
+    /// watermark covers all that was ever acknowledged: only then is it the end. The topic is named, or
+    /// given as [`Client::topic`] or [`Admin::topics`] showed it.
+    ///
+    /// ```no_run
+    /// # async fn example(client: baton_client::Client) -> baton_client::Result<()> {
+    /// let status = client.admin().partition_status("orders", 0, true).await?;
+    /// println!("{} to {}", status.log_start, status.high_watermark);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::UnknownTopic`], [`ErrorKind::UnknownPartition`]; [`ErrorKind::Unreachable`] where the
+    /// leader does not answer within the request timeout.
+    pub async fn partition_status<'a>(
         &self,
-        topic: &TopicRecord,
-        partition: PartitionIndex,
+        topic: impl Into<TopicRef<'a>>,
+        partition: impl Into<PartitionIndex>,
         ready: bool,
     ) -> Result<PartitionStatus> {
+        let (topic, partition) = (topic.into(), partition.into());
         let limit = self.client.inner.config.request_timeout;
         self.partition_status_within(topic, partition, ready, limit)
             .await
     }
 
     /// The same within another limit than the usual one.
-    pub async fn partition_status_within(
+    pub async fn partition_status_within<'a>(
         &self,
-        topic: &TopicRecord,
-        partition: PartitionIndex,
+        topic: impl Into<TopicRef<'a>>,
+        partition: impl Into<PartitionIndex>,
         ready: bool,
         limit: Duration,
     ) -> Result<PartitionStatus> {
+        let (topic, partition) = (topic.into(), partition.into());
         let deadline = later(Instant::now(), limit);
-        let place = Place::of(topic, partition);
+        let place = self.place(topic, partition).await?;
         loop {
             let body = RequestBody::PartitionStatus {
-                topic: topic.id,
+                topic: place.id.topic,
                 partition,
             };
             let left = deadline.saturating_duration_since(Instant::now());
@@ -295,25 +323,44 @@ impl Admin {
 
     /// The first offset of a partition whose record has this timestamp or a later one, among those that
     /// are committed; where all are older, the offset that comes next.
-    pub async fn offset_for_time(
+    ///
+    /// # Errors
+    /// As for [`Admin::partition_status`].
+    pub async fn offset_for_time<'a>(
         &self,
-        topic: &TopicRecord,
-        partition: PartitionIndex,
+        topic: impl Into<TopicRef<'a>>,
+        partition: impl Into<PartitionIndex>,
         timestamp_ms: i64,
     ) -> Result<Offset> {
+        let (topic, partition) = (topic.into(), partition.into());
         let limit = self.client.inner.config.request_timeout;
+        let place = self.place(topic, partition).await?;
         let body = RequestBody::OffsetForTime {
-            topic: topic.id,
+            topic: place.id.topic,
             partition,
             timestamp_ms,
         };
-        let place = Place::of(topic, partition);
         match self.client.ask_leader(&place, body, limit).await? {
             ResponseBody::OffsetForTime {
                 offset,
                 high_watermark,
             } => Ok(offset.unwrap_or(high_watermark)),
             other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn place(&self, topic: TopicRef<'_>, partition: PartitionIndex) -> Result<Place> {
+        let named;
+        let topic = match topic {
+            TopicRef::Record(record) => record,
+            TopicRef::Name(name) => {
+                named = self.client.topic(name).await?;
+                &named
+            }
+        };
+        match topic.partition(partition) {
+            Some(_) => Ok(Place::of(topic, partition)),
+            None => Err(no_partition(&topic.name, partition, topic.partitions.len())),
         }
     }
 }

@@ -81,7 +81,7 @@ impl Attempts {
         last.reworded(|last| format!("gave up after {took:.1} s: {last}{at_first}"))
     }
 
-    /// The error, for a request that changes something; `look` says where that would show.
+    /// The error, for a request that changes something; `look` is what would show it.
     pub fn given_up_change(mut self, look: &str) -> Error {
         let Some(open) = self.open.take() else {
             return self.given_up();
@@ -93,7 +93,7 @@ impl Attempts {
             _ => String::new(),
         };
         let text = format!(
-            "whether it was done, or will be, is not known ({open}{last}); look before you repeat it: {look}"
+            "whether it was done, or will be, is not known ({open}{last}); before you repeat it, look at {look}"
         );
         Error::new(ErrorKind::OutcomeUnknown, text)
     }
@@ -107,7 +107,7 @@ impl Attempts {
         refusal
             .reworded(|refusal| {
                 format!(
-                    "{refusal}; but an earlier attempt was not answered and may have done it ({open}): look with {look}"
+                    "{refusal}; but an earlier attempt was not answered and may have done it ({open}): look at {look}"
                 )
             })
             .of_kind(ErrorKind::OutcomeUnknown)

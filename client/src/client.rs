@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use baton_protocol::client::{RequestBody, ResponseBody};
 use baton_protocol::error::ErrorCode;
-use baton_protocol::ids::BrokerId;
+use baton_protocol::ids::{BrokerId, PartitionIndex};
 use baton_protocol::metadata::{ClusterView, TopicRecord};
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::{Instant, sleep, timeout};
@@ -210,7 +210,7 @@ impl Client {
             Some(_) => Ok(()),
             None => {
                 let error = Error::new(ErrorKind::UnknownTopic, "the topic was deleted");
-                Err(error.in_topic(&place.topic))
+                Err(error.in_topic(place.topic.clone()))
             }
         }
     }
@@ -269,8 +269,14 @@ impl Client {
 
 /// No topic has this name.
 pub(crate) fn no_topic(name: &str) -> Error {
-    let text = format!("there is no topic named `{name}` (make it: baton topic create {name})");
-    Error::new(ErrorKind::UnknownTopic, text)
+    let text = format!("there is no topic named `{}`", name.escape_debug());
+    Error::new(ErrorKind::UnknownTopic, text).in_topic(name)
+}
+
+/// The topic has no partition of this index.
+pub(crate) fn no_partition(topic: &str, partition: PartitionIndex, count: usize) -> Error {
+    let text = format!("there is no such partition; the topic has {count}, numbered from 0");
+    Error::new(ErrorKind::UnknownPartition, text).about(topic, partition)
 }
 
 /// Whether a broker's word that there is no such topic or partition only means that it is behind:
@@ -288,9 +294,7 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use baton_protocol::error::WireError;
-    use baton_protocol::ids::{
-        LeaderEpoch, Offset, PartitionIndex, PartitionVersion, TopicPartition,
-    };
+    use baton_protocol::ids::{LeaderEpoch, Offset, PartitionVersion, TopicPartition};
     use baton_protocol::metadata::{Flush, PartitionRecord, TopicConfig};
 
     use super::*;

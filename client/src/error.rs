@@ -40,7 +40,7 @@ pub enum ErrorKind {
     OutcomeUnknown,
     /// The producer's buffer has no room at the moment; nothing was taken.
     BufferFull,
-    /// The record is larger than the brokers take.
+    /// The record is larger than the brokers take. It counts as it is, before it is compressed.
     TooLarge,
     /// A setting has a value that it cannot have.
     InvalidConfig,
@@ -141,15 +141,20 @@ impl Error {
 
     /// The same, about this partition.
     pub(crate) fn at(self, place: &Place) -> Self {
-        self.change(|inner| {
-            inner.topic = Some(place.topic.clone());
-            inner.partition = Some(place.id.partition);
-        })
+        self.about(place.topic.clone(), place.id.partition)
     }
 
     /// The same, about this topic.
-    pub(crate) fn in_topic(self, topic: &Arc<str>) -> Self {
-        self.change(|inner| inner.topic = Some(topic.clone()))
+    pub(crate) fn in_topic(self, topic: impl Into<Arc<str>>) -> Self {
+        self.change(|inner| inner.topic = Some(topic.into()))
+    }
+
+    /// The same, about this partition, which there may not be.
+    pub(crate) fn about(self, topic: impl Into<Arc<str>>, partition: PartitionIndex) -> Self {
+        self.change(|inner| {
+            inner.topic = Some(topic.into());
+            inner.partition = Some(partition);
+        })
     }
 
     pub(crate) fn caused_by(self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
@@ -189,12 +194,12 @@ impl Error {
         Some(WireError::new(code, self.inner.message.clone()))
     }
 
-    /// The topic that it is about, if it is about one.
+    /// The topic that it is about, if it is about one; also one that does not exist.
     pub fn topic(&self) -> Option<&str> {
         self.inner.topic.as_deref()
     }
 
-    /// The partition that it is about, if it is about one.
+    /// The partition that it is about, if it is about one; also one that the topic does not have.
     pub fn partition(&self) -> Option<PartitionIndex> {
         self.inner.partition
     }
@@ -234,12 +239,28 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let inner = &self.inner;
         match (&inner.topic, inner.partition) {
+            (Some(topic), _) if names_topic(&inner.message, topic) => {}
             (Some(topic), Some(partition)) => write!(f, "{topic}/{partition}: ")?,
             (Some(topic), None) => write!(f, "topic {topic}: ")?,
             (None, _) => {}
         }
         f.write_str(&inner.message)
     }
+}
+
+/// Whether a text names the topic by itself, as brokers' texts do: `topic`, topic NAME, NAME/0.
+fn names_topic(text: &str, topic: &str) -> bool {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    !topic.is_empty()
+        && text.match_indices(topic).any(|(at, _)| {
+            let (before, after) = (&text[..at], &text[at + topic.len()..]);
+            let index = after.strip_prefix('/').unwrap_or_default();
+            let is_quoted = before.ends_with('`') && after.starts_with('`');
+            let is_topic = before.ends_with("topic ") && !after.starts_with(is_name);
+            let is_partition =
+                !before.ends_with(is_name) && index.starts_with(|c: char| c.is_ascii_digit());
+            is_quoted || is_topic || is_partition
+        })
 }
 
 impl fmt::Debug for Error {
@@ -300,5 +321,29 @@ mod tests {
         let unsent = Error::delivery(&place, false, None);
         assert_eq!(unsent.kind(), ErrorKind::NotDelivered);
         assert!(!unsent.is_outcome_unknown() && unsent.is_retriable());
+    }
+
+    #[test]
+    fn what_an_error_is_about_is_said_once() {
+        let said = |text: &str, partition: Option<u32>| {
+            let error = Error::new(ErrorKind::Refused, text);
+            let error = match partition {
+                Some(index) => error.about("a", PartitionIndex(index)),
+                None => error.in_topic("a"),
+            };
+            error.to_string()
+        };
+        for text in [
+            "there is no topic named `a`",
+            "partition a/3: record 0 has no key",
+            "topic a has no partition 3",
+        ] {
+            assert_eq!(said(text, Some(3)), text);
+        }
+        assert_eq!(said("there is no `a`", None), "there is no `a`");
+        for text in ["a topic ab is full", "ba/3 or a/b", "not now"] {
+            assert_eq!(said(text, Some(3)), format!("a/3: {text}"));
+            assert_eq!(said(text, None), format!("topic a: {text}"));
+        }
     }
 }

@@ -54,19 +54,26 @@ mod producer;
 mod reader;
 mod record;
 mod streaming;
+mod topic;
 
 pub use admin::{Admin, TopicSettings};
+pub use baton_protocol::admin::{ClusterStatus, ElectionMember, ElectionStatus, PartitionTrouble};
 pub use baton_protocol::batch::Codec as Compression;
-pub use baton_protocol::client::Acks;
+pub use baton_protocol::client::{Acks, PartitionStatus};
 pub use baton_protocol::error::ErrorCode;
 pub use baton_protocol::groups::{
     AssignedTopic, GroupDescription, GroupPhase, GroupSummary, MemberDescription, ResetTo,
 };
-pub use baton_protocol::ids::{BrokerId, LeaderEpoch, MetadataIndex, Offset, PartitionIndex};
+pub use baton_protocol::ids::{
+    BrokerEpoch, BrokerId, BrokerLife, ClusterId, LeaderEpoch, MetadataIndex, Offset,
+    PartitionIndex, TopicId, TopicPartition,
+};
 pub use baton_protocol::inspect::{
     ClusterEvent, DiscardedEntries, Happening, Quarantined, Setting, SettingSource,
 };
-pub use baton_protocol::metadata::Flush;
+pub use baton_protocol::metadata::{
+    BrokerRecord, ClusterView, Flush, PartitionRecord, TopicConfig, TopicRecord,
+};
 pub use baton_protocol::policy::{Cleanup, Limit, PolicyChanges, Timestamps, TopicPolicy};
 pub use builder::ClientBuilder;
 pub use client::Client;
@@ -81,3 +88,4 @@ pub use producer::{
 pub use reader::{Progress, Reader, ReaderBuilder, Start, Until};
 pub use record::{Headers, Message, Record, RecordMetadata};
 pub use streaming::decode_entries;
+pub use topic::TopicRef;

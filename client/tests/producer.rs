@@ -235,15 +235,20 @@ async fn nonsense_is_refused_at_once() {
         let error = producer.send(bad.clone()).await.expect_err("refused");
         assert_eq!(error.kind(), kind);
         assert!(!error.is_retriable());
+        assert_eq!(error.topic(), Some(&*bad.topic));
+        assert_eq!(error.partition(), bad.partition);
         let refused = producer.try_send(bad.clone()).expect_err("refused");
+        assert!(format!("{refused:?}").len() < 10_000);
         assert_eq!((refused.error.kind(), *refused.record), (kind, bad));
     }
     let none = client.producer().batch_bytes(0).build().await;
     let error = none.err().expect("refused");
     assert_eq!(error.kind(), ErrorKind::InvalidConfig);
-    let error = baton_client::Client::builder(Vec::<String>::new()).connect();
-    let error = error.await.err().expect("refused");
-    assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+    for brokers in [vec![], vec!["localhost".to_owned()]] {
+        let error = baton_client::Client::builder(brokers).connect();
+        let error = error.await.err().expect("refused");
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+    }
 }
 
 #[tokio::test]

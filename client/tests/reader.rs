@@ -143,6 +143,51 @@ async fn an_offset_outside_the_log_is_an_error_with_both_bounds_and_seek_goes_on
     assert_eq!(reader.position(1), Some(end));
     let error = reader.seek(2, Offset(0)).expect_err("not read");
     assert_eq!(error.kind(), ErrorKind::UnknownPartition);
+    assert_eq!(error.partition(), Some(PartitionIndex(2)));
+}
+
+#[tokio::test]
+async fn an_error_says_what_it_is_about_though_there_is_none() {
+    let broker = broker(2).await;
+    let client = broker.client().await;
+    let (admin, at) = (client.admin(), Some(PartitionIndex(77)));
+    let none: Vec<(&str, baton_client::Error)> = vec![
+        ("a topic", client.topic("no `pe").await.expect_err("none")),
+        (
+            "a reader",
+            client.reader("no `pe").build().await.err().expect("none"),
+        ),
+        (
+            "a status",
+            admin
+                .partition_status("no `pe", 0, true)
+                .await
+                .expect_err("none"),
+        ),
+    ];
+    for (what, error) in none {
+        assert_eq!(error.kind(), ErrorKind::UnknownTopic, "{what}");
+        assert_eq!((error.topic(), error.partition()), (Some("no `pe"), None));
+        assert_eq!(error.to_string(), "there is no topic named `no `pe`");
+    }
+    let reader = client.reader(TOPIC).partitions([0, 77]).build().await;
+    let status = admin.partition_status(TOPIC, 77, true).await;
+    for error in [reader.err(), status.err()] {
+        let error = error.expect("there is no such partition");
+        assert_eq!(error.kind(), ErrorKind::UnknownPartition);
+        assert_eq!((error.topic(), error.partition()), (Some(TOPIC), at));
+        let text = "t/77: there is no such partition; the topic has 2, numbered from 0";
+        assert_eq!(error.to_string(), text);
+    }
+    let nothing = client.reader(TOPIC).partitions([]).build().await.err();
+    assert_eq!(nothing.expect("refused").kind(), ErrorKind::InvalidConfig);
+    // By name and as it was looked up.
+    let topic = client.topic(TOPIC).await.expect("the topic");
+    let by_name = admin.partition_status(TOPIC, 1, true).await.expect("known");
+    let looked_up = admin
+        .partition_status(&topic, PartitionIndex(1), true)
+        .await;
+    assert_eq!(by_name, looked_up.expect("known"));
 }
 
 #[tokio::test]

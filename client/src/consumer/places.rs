@@ -18,7 +18,8 @@ impl Consumer {
         let found = self.holdings.named(&partition.topic, partition.index);
         found.ok_or_else(|| {
             let text = format!("{partition} is not assigned to this consumer");
-            Error::new(ErrorKind::UnknownPartition, text)
+            let error = Error::new(ErrorKind::UnknownPartition, text);
+            error.about(partition.topic.clone(), partition.index)
         })
     }
 
@@ -29,7 +30,8 @@ impl Consumer {
             Some(Stage::Open | Stage::Opening(_) | Stage::Stuck) => Ok(at),
             _ => {
                 let text = format!("{partition} is being given up");
-                Err(Error::new(ErrorKind::UnknownPartition, text))
+                let error = Error::new(ErrorKind::UnknownPartition, text);
+                Err(error.about(partition.topic.clone(), partition.index))
             }
         }
     }

@@ -16,11 +16,13 @@ pub use self::reset::{ResetPlan, ResetRow, ResetScope};
 
 use crate::admin::Admin;
 use crate::ask::unexpected;
-use crate::client::Client;
+use crate::client::{Client, no_partition};
 use crate::consumer::builder::check_name;
 use crate::consumer::opening::fetch;
 use crate::coordinator::given_up;
-use crate::error::{CommitRefusal, Error, ErrorKind, Result};
+#[cfg(doc)]
+use crate::error::ErrorKind;
+use crate::error::{CommitRefusal, Error, Result};
 use crate::partition::Partition;
 
 /// Partitions of one request; a coordinator takes no more.
@@ -123,8 +125,7 @@ impl GroupOffsets {
     async fn offset_commit(&self, partition: &Partition, offset: Offset) -> Result<OffsetCommit> {
         let topic = self.client.topic(&partition.topic).await?;
         let found = topic.partition(partition.index).ok_or_else(|| {
-            let text = format!("there is no partition {partition}");
-            Error::new(ErrorKind::UnknownPartition, text)
+            no_partition(&partition.topic, partition.index, topic.partitions.len())
         })?;
         Ok(OffsetCommit {
             topic: topic.id,
@@ -232,7 +233,8 @@ impl Admin {
         let request = GroupRequest::Delete {
             group: group.to_owned(),
         };
-        self.change_group(group, request, "baton group list").await
+        self.change_group(group, request, "the list of groups")
+            .await
     }
 
     async fn change_group(&self, group: &str, request: GroupRequest, look: &str) -> Result<()> {

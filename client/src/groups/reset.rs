@@ -11,9 +11,12 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use super::{AT_ONCE, topic_name};
 use crate::admin::Admin;
+use crate::client::no_partition;
 use crate::consumer::builder::check_name;
 use crate::consumer::opening::{fetch, place_of};
-use crate::error::{Error, ErrorKind, Result};
+#[cfg(doc)]
+use crate::error::ErrorKind;
+use crate::error::Result;
 use crate::partition::Partition;
 
 /// Leaders that are asked at the same time.
@@ -144,8 +147,8 @@ impl Admin {
                 }
             };
             if topic.partition(partition.index).is_none() {
-                let text = format!("there is no partition {partition}");
-                return Err(Error::new(ErrorKind::UnknownPartition, text));
+                let count = topic.partitions.len();
+                return Err(no_partition(&partition.topic, partition.index, count));
             }
             wanted.push((topic, partition));
         }
@@ -204,7 +207,6 @@ impl Admin {
     /// [`ErrorCode::GroupActive`]: crate::ErrorCode::GroupActive
     /// [`ErrorCode::OffsetChanged`]: crate::ErrorCode::OffsetChanged
     pub async fn execute_reset(&self, plan: &ResetPlan) -> Result<()> {
-        let look = format!("baton group describe {}", plan.group);
         for part in plan.rows.chunks(AT_ONCE) {
             let offsets = part.iter().map(|row| OffsetReset {
                 topic: row.id.topic,
@@ -217,7 +219,8 @@ impl Admin {
                 group: plan.group.clone(),
                 offsets: offsets.collect(),
             };
-            self.change_group(&plan.group, request, &look).await?;
+            let look = "the group's offsets";
+            self.change_group(&plan.group, request, look).await?;
         }
         Ok(())
     }

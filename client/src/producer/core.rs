@@ -105,7 +105,7 @@ impl Core {
 
     /// Checks what can be checked of a record before it is taken.
     pub fn prepare(&self, topic: &Topic, record: &Record) -> Result<Parcel> {
-        let refused = |kind, text: String| Err(Error::new(kind, text).in_topic(&topic.name));
+        let refused = |kind, text: String| Err(Error::new(kind, text).in_topic(topic.name.clone()));
         if record.headers.len() > HEADERS_PER_RECORD_MAX as usize {
             let count = record.headers.len();
             let text = format!("a record has {count} headers; at most {HEADERS_PER_RECORD_MAX} go");

@@ -8,7 +8,8 @@ use baton_protocol::metadata::TopicRecord;
 
 use super::intake::Intake;
 use crate::backoff::random;
-use crate::error::{Error, ErrorKind, Result};
+use crate::client::no_partition;
+use crate::error::Result;
 use crate::place::Place;
 
 /// A topic that records were sent to.
@@ -57,10 +58,8 @@ impl Topic {
             None => (self.sticky.load(Ordering::Relaxed) % self.partitions().max(1)) as usize,
         };
         let intake = self.intakes.get(index).ok_or_else(|| {
-            let count = self.partitions();
-            let text =
-                format!("the topic has no partition {index}; it has {count}, numbered from 0");
-            Error::new(ErrorKind::UnknownPartition, text).in_topic(&self.name)
+            let partition = PartitionIndex(index as u32);
+            no_partition(&self.name, partition, self.intakes.len())
         })?;
         Ok((index, intake))
     }

@@ -9,7 +9,7 @@ use baton_protocol::metadata::TopicRecord;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use super::Reader;
-use crate::client::Client;
+use crate::client::{Client, no_partition};
 use crate::error::{Error, ErrorKind, Result};
 use crate::place::Place;
 use crate::streaming::{Begin, Source, Streams};
@@ -183,13 +183,19 @@ impl ReaderBuilder {
     }
 
     fn chosen(&self, topic: &TopicRecord) -> Result<Vec<PartitionIndex>> {
-        let count = topic.partitions.len() as u32;
+        let count = topic.partitions.len();
         let Some(chosen) = &self.partitions else {
-            return Ok((0..count).map(PartitionIndex).collect());
+            return Ok((0..count as u32).map(PartitionIndex).collect());
         };
-        if let Some(bad) = chosen.iter().find(|partition| partition.0 >= count) {
-            let text = format!("the topic has no partition {bad}; it has {count}, numbered from 0");
-            return Err(Error::new(ErrorKind::UnknownPartition, text).in_topic(&self.topic));
+        if chosen.is_empty() {
+            let text = "a reader reads one partition at least";
+            return Err(Error::new(ErrorKind::InvalidConfig, text).in_topic(self.topic.clone()));
+        }
+        if let Some(bad) = chosen
+            .iter()
+            .find(|partition| partition.0 as usize >= count)
+        {
+            return Err(no_partition(&self.topic, *bad, count));
         }
         Ok(chosen.clone())
     }

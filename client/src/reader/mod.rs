@@ -146,8 +146,9 @@ impl Reader {
         if is_read {
             return Ok(());
         }
-        let text = format!("this reader does not read partition {partition}");
-        Err(Error::new(ErrorKind::UnknownPartition, text).in_topic(&self.topic))
+        let text = "this reader does not read this partition";
+        let error = Error::new(ErrorKind::UnknownPartition, text);
+        Err(error.about(self.topic.clone(), partition))
     }
 
     /// The offset of the next record of a partition, after those that were given out; none for a
