@@ -141,6 +141,39 @@ async fn what_lies_below_the_log_goes_by_the_policy() {
 }
 
 #[tokio::test]
+async fn an_offset_that_there_is_not_cannot_be_committed() {
+    let broker = broker(2).await;
+    let mut consumer = begin(settings(&broker).await.auto_commit(AutoCommit::Off)).await;
+    next(&mut consumer).await.expect("one");
+    let beyond = [((TOPIC, 0), Offset(5)), ((TOPIC, 1), Offset(RECORDS + 1))];
+    let error = consumer.commit_offsets(beyond).await.expect_err("refused");
+    let (start, end) = (Offset(0), Offset(RECORDS));
+    assert_eq!(error.kind(), ErrorKind::OffsetOutOfRange { start, end });
+    assert_eq!(
+        (error.topic(), error.partition()),
+        (Some(TOPIC), Some(1.into()))
+    );
+    assert_eq!(committed(&broker, 0), None, "nor what came with it");
+    // What has come meanwhile may be skipped.
+    broker
+        .conduct
+        .records
+        .store(RECORDS + 700, Ordering::SeqCst);
+    let ahead = [((TOPIC, 1), Offset(RECORDS + 700))];
+    consumer.commit_offsets(ahead).await.expect("committed");
+    assert_eq!(committed(&broker, 1), Some(RECORDS + 700));
+
+    let elsewhere = [((TOPIC, 7), Offset(1))];
+    let error = consumer.commit_offsets(elsewhere).await;
+    let error = error.expect_err("not its own");
+    assert_eq!(error.kind(), ErrorKind::UnknownPartition);
+    assert_eq!(
+        (error.topic(), error.partition()),
+        (Some(TOPIC), Some(7.into()))
+    );
+}
+
+#[tokio::test]
 async fn what_expires_before_anything_was_consumed_is_not_missed() {
     let broker = broker(1).await;
     broker.conduct.expires_then.store(700, Ordering::SeqCst);

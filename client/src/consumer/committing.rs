@@ -1,12 +1,15 @@
 //! What is committed, when, and what comes of it.
 
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use baton_protocol::error::ErrorCode;
 use baton_protocol::groups::OffsetCommit;
 use baton_protocol::ids::{LeaderEpoch, Offset, TopicPartition};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Consumer;
@@ -15,9 +18,13 @@ use super::commits::Order;
 use super::holdings::Stage;
 use super::mailbox::Committed;
 use crate::attempts::later;
-use crate::error::{CommitRefusal, Error, Result};
+use crate::error::{CommitRefusal, Error, ErrorKind, Result};
 use crate::partition::Partition;
 use crate::streaming::Reached;
+
+/// Leaders that are asked at the same time whether their logs have an offset, and for how long.
+const QUESTIONS_AT_ONCE: usize = 64;
+const QUESTION_LIMIT: Duration = Duration::from_secs(1);
 
 /// Where the consumer stands with its commits.
 pub(super) struct Commits {
@@ -114,7 +121,7 @@ impl Consumer {
         }
         let every = match self.auto_commit {
             AutoCommit::Off => return,
-            AutoCommit::EachAsk => std::time::Duration::ZERO,
+            AutoCommit::EachAsk => Duration::ZERO,
             AutoCommit::Every(every) => every,
         };
         self.commits.is_due = false;
@@ -193,7 +200,7 @@ impl Consumer {
     /// commit goes on.
     ///
     /// # Errors
-    /// [`ErrorKind::CommitRefused`](crate::ErrorKind::CommitRefused): offsets that [`Error::refused`] names are not committed, as where
+    /// [`ErrorKind::CommitRefused`]: offsets that [`Error::refused`] names are not committed, as where
     /// a partition is another member's; all others are. An error that [`Error::is_retriable`]: whether
     /// they are is not known, and to commit them again does no harm.
     pub async fn commit(&mut self) -> Result<()> {
@@ -207,11 +214,15 @@ impl Consumer {
     /// record that is done, plus one.
     ///
     /// An offset below the committed one is refused, unless the user went back by [`Consumer::seek`]
-    /// since the last commit.
+    /// since the last commit. Of one beyond all that this consumer has heard of, the partition's leader is
+    /// asked whether there is such an offset; where it does not answer soon, the offset is committed as it
+    /// is.
     ///
     /// # Errors
-    /// As for [`Consumer::commit`]; [`ErrorKind::UnknownPartition`](crate::ErrorKind::UnknownPartition) for a partition that is not assigned
-    /// to this consumer: then nothing is committed.
+    /// As for [`Consumer::commit`]; and before anything is committed
+    /// [`ErrorKind::UnknownPartition`] for a partition that is not assigned to this consumer, and
+    /// [`ErrorKind::OffsetOutOfRange`] for an offset beyond the end of what is committed to the log: a
+    /// group that went on there would miss what is yet to come.
     pub async fn commit_offsets<P: Into<Partition>>(
         &mut self,
         offsets: impl IntoIterator<Item = (P, Offset)>,
@@ -220,6 +231,7 @@ impl Consumer {
             offsets.into_iter().map(|(p, at)| (p.into(), at)).collect();
         self.no_commit_under_way().await;
         let open = self.streams.progress();
+        self.check_ends(&offsets, &open).await?;
         let mut commits = Vec::with_capacity(offsets.len());
         for (partition, position) in offsets {
             let at = self.id(&partition)?;
@@ -234,6 +246,49 @@ impl Consumer {
             commits.push(self.offset_commit(at, reached));
         }
         self.commit_and_wait(commits).await
+    }
+
+    /// Refuses offsets beyond the end of a partition's log. Only those are asked about that this consumer
+    /// cannot know to be within it.
+    async fn check_ends(
+        &self,
+        offsets: &[(Partition, Offset)],
+        open: &BTreeMap<TopicPartition, Reached>,
+    ) -> Result<()> {
+        let mut doubtful = Vec::new();
+        for (partition, offset) in offsets {
+            let at = self.id(partition)?;
+            let held = self.holdings.get(at);
+            let reached = match held.map(|held| held.stage) {
+                Some(Stage::GivenUp(reached)) => reached,
+                _ => open.get(&at).copied(),
+            };
+            let heard = reached.map(|reached| reached.high_watermark);
+            if Some(*offset) > heard.max(held.and_then(|held| held.committed)) {
+                doubtful.push((partition, *offset));
+            }
+        }
+        let asked =
+            stream::iter(doubtful).map(|(partition, offset)| self.check_end(partition, offset));
+        asked.buffered(QUESTIONS_AT_ONCE).try_collect().await
+    }
+
+    async fn check_end(&self, partition: &Partition, offset: Offset) -> Result<()> {
+        let admin = self.client.admin();
+        let asked =
+            admin.partition_status_within(&partition.topic, partition.index, true, QUESTION_LIMIT);
+        // Who cannot be asked is no reason to keep the group from its offsets.
+        let Ok(status) = asked.await else {
+            return Ok(());
+        };
+        let (start, end) = (status.log_start, status.high_watermark);
+        if offset <= end {
+            return Ok(());
+        }
+        let text =
+            format!("there is no offset {offset} to commit: the log has {start} up to {end}");
+        let error = Error::new(ErrorKind::OffsetOutOfRange { start, end }, text);
+        Err(error.about(partition.topic.clone(), partition.index))
     }
 
     pub(super) async fn no_commit_under_way(&mut self) {
