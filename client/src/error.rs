@@ -238,8 +238,12 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let inner = &self.inner;
-        match (&inner.topic, inner.partition) {
-            (Some(topic), _) if names_topic(&inner.message, topic) => {}
+        let topic = inner
+            .topic
+            .as_ref()
+            .map(|topic| topic.escape_debug().to_string());
+        match (topic, inner.partition) {
+            (Some(topic), _) if names_topic(&inner.message, &topic) => {}
             (Some(topic), Some(partition)) => write!(f, "{topic}/{partition}: ")?,
             (Some(topic), None) => write!(f, "topic {topic}: ")?,
             (None, _) => {}
@@ -248,11 +252,12 @@ impl fmt::Display for Error {
     }
 }
 
-/// Whether a text names the topic by itself, as brokers' texts do: `topic`, topic NAME, NAME/0.
+/// Whether a text names the topic by itself, as brokers' texts do: `topic`, topic NAME, NAME/0. One that has
+/// no name is best left unnamed.
 fn names_topic(text: &str, topic: &str) -> bool {
     let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-    !topic.is_empty()
-        && text.match_indices(topic).any(|(at, _)| {
+    topic.is_empty()
+        || text.match_indices(topic).any(|(at, _)| {
             let (before, after) = (&text[..at], &text[at + topic.len()..]);
             let index = after.strip_prefix('/').unwrap_or_default();
             let is_quoted = before.ends_with('`') && after.starts_with('`');
@@ -341,6 +346,8 @@ mod tests {
             assert_eq!(said(text, Some(3)), text);
         }
         assert_eq!(said("there is no `a`", None), "there is no `a`");
+        let odd = Error::new(ErrorKind::Refused, "no").in_topic("a\n`b");
+        assert_eq!(odd.to_string(), "topic a\\n`b: no");
         for text in ["a topic ab is full", "ba/3 or a/b", "not now"] {
             assert_eq!(said(text, Some(3)), format!("a/3: {text}"));
             assert_eq!(said(text, None), format!("topic a: {text}"));
