@@ -43,24 +43,30 @@ impl Coordinator {
             return Ok(());
         };
         let mut member = before.clone();
-        if let Some(wanted) = &heartbeat.subscription
-            && wanted.version > member.subscription.version
-        {
-            member.subscription = self.accept(wanted)?;
-        }
+        let wanted = heartbeat.subscription.as_ref();
+        let wanted = wanted.filter(|wanted| wanted.version > member.subscription.version);
+        let accepted = wanted.map(|wanted| self.accept(wanted)).transpose();
+        // One that is refused changes nothing else: what the member gave up, others wait for.
+        let refused = match accepted {
+            Ok(accepted) => {
+                member.subscription = accepted.unwrap_or(member.subscription);
+                None
+            }
+            Err(refusal) => Some(refusal),
+        };
         let by_epoch = self.rules.hold(Rule::GivenUpByEpoch);
         let applied = |revoked: GroupEpoch| revoked <= heartbeat.epoch || !by_epoch;
         let gave_up = |holding: &Holding| holding.revoked.is_some_and(applied);
         member.held.retain(|_, holding| !gave_up(holding));
         if member == *before {
-            return Ok(());
+            return refused.map_or(Ok(()), Err);
         }
         if member.held.len() < before.held.len() {
             self.sessions.gave_up(group, id);
         }
         self.put(group, id, Some(member));
         self.settle(now, group);
-        Ok(())
+        refused.map_or(Ok(()), Err)
     }
 
     fn join(&mut self, now: Tick, heartbeat: &Heartbeat) -> Result<(), Refusal> {
