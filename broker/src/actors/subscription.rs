@@ -4,6 +4,7 @@
 //! asked. Any replica serves up to its own watermark: perhaps a little late, never wrong.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use baton_protocol::client::{ResponseBody, ServerMessage};
 use baton_protocol::error::{ErrorCode, WireError};
@@ -22,6 +23,12 @@ use crate::net::connection::Outgoing;
 
 /// Most bytes of entries in one message (one entry may be larger).
 const CHUNK_BYTES_MAX: usize = 256 << 10;
+
+/// So often what is committed is looked for at once where it cannot be read yet; then now and then.
+const LOOKS_AT_ONCE: u32 = 100;
+
+/// How long is waited between two such looks.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(5);
 
 /// Most credit a client can pile up.
 const CREDIT_BYTES_MAX: u64 = 1 << 30;
@@ -117,6 +124,7 @@ struct Pusher {
 impl Pusher {
     /// Pushes until the subscription ends; gives the damage back that it came upon, if that was why.
     async fn run(mut self) -> Option<ReadError> {
+        let mut looks = 0;
         let end = loop {
             let position = self.position;
             let high_watermark = match self.watermark.wait_for(|to| *to > position).await {
@@ -134,6 +142,7 @@ impl Pusher {
             drop(permit);
             match self.read(high_watermark).await {
                 Ok(Some(chunk)) => {
+                    looks = 0;
                     let bytes = u32::try_from(chunk.bytes.len()).unwrap_or(u32::MAX);
                     self.position = chunk.end;
                     let message = ServerMessage::Records {
@@ -146,9 +155,13 @@ impl Pusher {
                     };
                     permit.forget();
                 }
-                // The watermark runs ahead of what is readable only for the blink in which an
-                // append is published.
-                Ok(None) => tokio::task::yield_now().await,
+                // The watermark runs ahead of what is readable for the blink in which an append is
+                // published. Where it lies in a gap that the log ends before, it does so for longer.
+                Ok(None) if looks < LOOKS_AT_ONCE => {
+                    looks += 1;
+                    tokio::task::yield_now().await;
+                }
+                Ok(None) => tokio::time::sleep(LOOK_AGAIN_AFTER).await,
                 Err(error) => break End::Unread(error),
             }
         };
