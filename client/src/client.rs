@@ -100,6 +100,11 @@ impl Client {
         self.inner.metadata.now()
     }
 
+    /// Why no broker tells of the cluster at the moment, if none does. It is tried again by itself.
+    pub fn trouble(&self) -> Option<Error> {
+        self.inner.metadata.trouble()
+    }
+
     /// A producer's settings, to be changed before it is built. One producer serves any number of
     /// topics.
     pub fn producer(&self) -> ProducerBuilder {

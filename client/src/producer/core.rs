@@ -26,7 +26,7 @@ pub(crate) struct Core {
     pub config: ProducerConfig,
     runtime: Handle,
     pub room: Semaphore,
-    message_bytes_max: usize,
+    pub message_bytes_max: usize,
     topics: RwLock<HashMap<Arc<str>, Arc<Topic>>>,
     /// The first failure since the last flush.
     failure: Mutex<Option<Error>>,

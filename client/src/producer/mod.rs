@@ -220,6 +220,11 @@ impl Producer {
         intakes.find_map(|intake| intake.trouble())
     }
 
+    /// The most bytes that a record may take, in a batch of its own, by what the brokers allow.
+    pub fn message_bytes_max(&self) -> usize {
+        self.core().message_bytes_max
+    }
+
     /// Bytes of records that are neither acknowledged nor given up, by the measure of
     /// [`ProducerBuilder::max_in_flight_bytes`].
     pub fn in_flight_bytes(&self) -> usize {
