@@ -250,7 +250,10 @@ impl std::fmt::Display for Happening {
                 sync_followers,
             } => write!(f, "{topic}: synchronous followers set to {sync_followers}"),
             Happening::PolicySet { topic, .. } => {
-                write!(f, "{topic}: another policy for old entries")
+                write!(
+                    f,
+                    "{topic}: another rule for its old records or their timestamps"
+                )
             }
             Happening::LeaderLost {
                 topic,

@@ -295,7 +295,6 @@ impl Session {
         let Some(hosted) = self.shared.routes.get(&id) else {
             return answer.send(Err(self.not_here(id)));
         };
-        let name = self.name_of(id);
         actix::spawn(async move {
             let high_watermark = *hosted.watermark.borrow();
             let reader = hosted.reader.clone();
@@ -306,8 +305,8 @@ impl Session {
                     high_watermark,
                 }),
                 Ok(Err(error)) => {
-                    let text = format!("partition {name}: {error}");
-                    hosted.actor.do_send(LogDamaged(error.to_string()));
+                    let text = error.to_string();
+                    hosted.actor.do_send(LogDamaged(text.clone()));
                     Err(WireError::new(ErrorCode::StorageFailed, text))
                 }
                 Err(error) => Err(WireError::new(ErrorCode::Internal, error.to_string())),

@@ -107,6 +107,14 @@ pub enum BatchError {
         /// What is wrong.
         what: &'static str,
     },
+    /// A record has no key, where every record has to have one.
+    #[error(
+        "record {index} of the batch has no key, and the topic keeps the newest record of each key (cleanup = compact)"
+    )]
+    NoKey {
+        /// Which record.
+        index: u32,
+    },
 }
 
 impl BatchError {

@@ -43,32 +43,24 @@ impl Partition {
             return WireError::new(
                 ErrorCode::StorageFull,
                 format!(
-                    "partition {}: the broker that shall lead it has no {} to begin; {}",
-                    self.name,
+                    "the broker that shall lead has no {} to begin; {}",
                     of.what(),
                     of.remedy()
                 ),
             );
         }
-        refusal_error(&self.name, refusal)
+        refusal_error(refusal)
     }
 
     fn wire_error(&self, error: ProduceError) -> WireError {
-        let id = &self.name;
         match error {
             ProduceError::Refused(refusal) => self.refusal_error(&refusal),
             ProduceError::Storage(error) => match error.shortage() {
                 Some(of) => WireError::new(
                     ErrorCode::StorageFull,
-                    format!(
-                        "partition {id}: its leader has no {}: {error}; {}",
-                        of.what(),
-                        of.remedy()
-                    ),
+                    format!("the leader has no {}: {error}; {}", of.what(), of.remedy()),
                 ),
-                None => {
-                    WireError::new(ErrorCode::StorageFailed, format!("partition {id}: {error}"))
-                }
+                None => WireError::new(ErrorCode::StorageFailed, error.to_string()),
             },
         }
     }
@@ -81,9 +73,13 @@ fn produced(acknowledged: Acknowledged) -> ResponseBody {
     }
 }
 
-fn refusal_error(name: &str, refusal: &Refusal) -> WireError {
+/// Whoever asked knows of which partition.
+fn refusal_error(refusal: &Refusal) -> WireError {
     let (code, text) = match refusal {
-        Refusal::NotLeader => (ErrorCode::NotLeader, "this broker does not lead it".into()),
+        Refusal::NotLeader => (
+            ErrorCode::NotLeader,
+            "this broker does not lead the partition".into(),
+        ),
         Refusal::NotEnoughReplicas { reachable, needed } => (
             ErrorCode::NotEnoughReplicas,
             format!(
@@ -119,5 +115,5 @@ fn refusal_error(name: &str, refusal: &Refusal) -> WireError {
             "the leader's disk failed; outcome unknown".into(),
         ),
     };
-    WireError::new(code, format!("partition {name}: {text}"))
+    WireError::new(code, text)
 }

@@ -38,15 +38,15 @@ impl Session {
             // It may be nonsense all the same, which is not asked for again elsewhere.
             return match self.check(payload) {
                 Ok(_) => refuse(asked, self.not_here(id)),
-                Err(error) => self.refuse_batch(asked, &error),
+                Err(error) => refuse_batch(asked, &error),
             };
         };
         if is_internal {
-            return refuse(asked, self.internal(id));
+            return refuse(asked, internal());
         }
         let batch = match self.check(payload) {
             Ok(batch) => batch,
-            Err(error) => return self.refuse_batch(asked, &error),
+            Err(error) => return refuse_batch(asked, &error),
         };
         if !keyed {
             return append(&actor, asked, batch);
@@ -56,7 +56,7 @@ impl Session {
             Err(BatchError::ExpandsTooFar { .. }) => {
                 self.check_keys_elsewhere(actor, asked, batch, ctx);
             }
-            Err(error) => self.refuse_batch(asked, &error),
+            Err(error) => refuse_batch(asked, &error),
         }
     }
 
@@ -79,9 +79,9 @@ impl Session {
             let check = move || batch.check_keys(EXPANDED_BYTES_MAX).map(|()| batch);
             tokio::task::spawn_blocking(check).await
         };
-        let then = move |checked, session: &mut Session, _: &mut Context<Self>| match checked {
+        let then = move |checked, _: &mut Session, _: &mut Context<Self>| match checked {
             Ok(Ok(batch)) => append(&actor, asked, batch),
-            Ok(Err(error)) => session.refuse_batch(asked, &error),
+            Ok(Err(error)) => refuse_batch(asked, &error),
             Err(error) => {
                 tracing::error!(%error, "the check of a batch did not end");
                 let text = "the batch could not be checked; not stored";
@@ -90,22 +90,20 @@ impl Session {
         };
         ctx.wait(check.into_actor(self).map(then));
     }
+}
 
-    fn refuse_batch(&self, asked: Producing, error: &BatchError) {
-        let code = match error.is_too_large() {
-            true => ErrorCode::MessageTooLarge,
-            false => ErrorCode::InvalidBatch,
-        };
-        let text = format!("partition {}: {error}", self.name_of(asked.id));
-        refuse(asked, WireError::new(code, text));
-    }
+/// Why nothing is produced to a topic of Baton's own.
+fn internal() -> WireError {
+    let text = "only brokers write to an internal topic";
+    WireError::new(ErrorCode::InvalidRequest, text)
+}
 
-    /// Why nothing is produced to a topic of Baton's own.
-    fn internal(&self, id: TopicPartition) -> WireError {
-        let name = self.name_of(id);
-        let text = format!("partition {name} is of an internal topic: only brokers write it");
-        WireError::new(ErrorCode::InvalidRequest, text)
-    }
+fn refuse_batch(asked: Producing, error: &BatchError) {
+    let code = match error.is_too_large() {
+        true => ErrorCode::MessageTooLarge,
+        false => ErrorCode::InvalidBatch,
+    };
+    refuse(asked, WireError::new(code, error.to_string()));
 }
 
 fn append(actor: &Addr<Partition>, asked: Producing, batch: CheckedBatch) {
