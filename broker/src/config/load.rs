@@ -158,6 +158,16 @@ pub enum ConfigError {
         /// What the other may be.
         allowed: String,
     },
+    /// A variable that looks as if it set a key.
+    #[error("environment variable {name} sets nothing; {meant} sets {key}")]
+    Misnamed {
+        /// Its name.
+        name: String,
+        /// The name that sets a key.
+        meant: String,
+        /// That key.
+        key: String,
+    },
     /// A variable's value is not text.
     #[error("environment variable {name}: the value is not valid UTF-8")]
     NotText {
@@ -342,10 +352,15 @@ fn variables(
 ) -> Result<Vec<Setting>, ConfigError> {
     let mut settings = Vec::new();
     for (name, value) in environment {
-        let Some(name) = name
-            .to_str()
-            .filter(|name| name.starts_with(VARIABLE_PREFIX))
-        else {
+        let name = name.to_str();
+        if let Some(key) = name.and_then(misnamed) {
+            return Err(ConfigError::Misnamed {
+                name: name.unwrap_or_default().to_owned(),
+                meant: format!("{VARIABLE_PREFIX}{}", key.replace('.', "__").to_uppercase()),
+                key: key.to_owned(),
+            });
+        }
+        let Some(name) = name.filter(|name| name.starts_with(VARIABLE_PREFIX)) else {
             continue;
         };
         let name = name.to_owned();
@@ -359,4 +374,15 @@ fn variables(
     }
     settings.sort_by(|a, b| a.key.cmp(&b.key));
     Ok(settings)
+}
+
+/// The key that a variable was meant to set whose name has single underscores where double ones belong.
+fn misnamed(name: &str) -> Option<&'static str> {
+    let rest = name.strip_prefix("BATON_")?;
+    if rest.starts_with('_') {
+        return None;
+    }
+    let plain = rest.to_lowercase().replace("__", "_");
+    let mut keys = KEYS.iter().map(|(key, _)| *key);
+    keys.find(|key| key.replace('.', "_") == plain)
 }

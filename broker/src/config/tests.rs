@@ -177,6 +177,19 @@ fn an_unknown_key_is_refused_with_those_there_are() {
 }
 
 #[test]
+fn a_variable_with_too_few_underscores_is_no_silent_default() {
+    for name in ["BATON_BROKER__ID", "BATON_BROKER_ID"] {
+        let text = refusal("", &[(name, "7")], &[]);
+        assert_eq!(
+            text,
+            format!("environment variable {name} sets nothing; BATON__BROKER__ID sets broker.id")
+        );
+    }
+    let others = variables(&[("BATON_BOOTSTRAP", "a:1"), ("BATON_BROKER_PORT", "1")]);
+    Loaded::of(None, others, &[]).expect("they mean something else");
+}
+
+#[test]
 fn a_file_that_cannot_be_used_is_named() {
     assert!(refusal("[broker\n", &[], &[]).starts_with("baton.toml is not valid TOML: "));
     let error = Loaded::of(Some(std::path::Path::new("/nowhere/b.toml")), [], &[]).unwrap_err();
