@@ -19,6 +19,7 @@ pub mod output;
 pub mod partition;
 mod policy;
 pub mod produce;
+mod quantity;
 pub mod start;
 pub mod topic;
 

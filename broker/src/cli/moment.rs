@@ -2,6 +2,8 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::cli::quantity::{self, TIME_UNITS};
+
 /// A moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
@@ -40,17 +42,7 @@ pub fn parse(text: &str) -> Result<Moment, String> {
 }
 
 fn ms_of(text: &str) -> Option<i64> {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let factor = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => return None,
-    };
-    number.parse::<i64>().ok()?.checked_mul(factor)
+    quantity::in_units(text, &TIME_UNITS)?.try_into().ok()
 }
 
 fn rfc3339(text: &str) -> Option<i64> {

@@ -55,14 +55,19 @@ pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
     })
 }
 
-/// An error with its causes, each said once: some name their cause in their own text.
+/// An error with its causes, each said once: some name their cause in their own text, and those of the
+/// client tell all there is to tell.
 pub fn with_causes(error: &anyhow::Error) -> String {
     let mut text = String::new();
-    for cause in error.chain().map(ToString::to_string) {
+    for cause in error.chain() {
+        let said = cause.to_string();
         if text.is_empty() {
-            text = cause;
-        } else if !text.contains(&cause) {
-            text = format!("{text}: {cause}");
+            text = said;
+        } else if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        if cause.is::<baton_client::Error>() {
+            break;
         }
     }
     text
@@ -94,6 +99,16 @@ pub fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
 pub fn list<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
     let items: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();
     items.join(",")
+}
+
+/// The first of several, and how many more there are.
+pub fn named(all: &[String]) -> String {
+    const NAMED_MAX: usize = 8;
+    let first = list(&all[..all.len().min(NAMED_MAX)]);
+    match all.len().checked_sub(NAMED_MAX) {
+        Some(more) if more > 0 => format!("{first} and {more} more"),
+        _ => first,
+    }
 }
 
 /// A number of things, in words.

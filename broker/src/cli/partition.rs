@@ -8,7 +8,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use crate::cli::output::{count, print_json, print_table, say};
-use crate::cli::{Global, block_on, bootstrap, confirm};
+use crate::cli::{Global, block_on, bootstrap, confirm, quantity};
 
 /// Subcommands of `baton partition`.
 #[derive(Debug, Subcommand)]
@@ -18,9 +18,10 @@ pub enum PartitionCommand {
         /// The topic.
         topic: String,
         /// The partition.
+        #[arg(value_parser = quantity::index)]
         partition: u32,
         /// The broker that shall lead.
-        #[arg(long)]
+        #[arg(long, value_parser = quantity::index, allow_hyphen_values = true)]
         to: u32,
     },
     /// Show how a partition's election stands: who has answered, with what, who would win.
@@ -28,6 +29,7 @@ pub enum PartitionCommand {
         /// The topic.
         topic: String,
         /// The partition.
+        #[arg(value_parser = quantity::index)]
         partition: u32,
     },
     /// End an election that waits for members that do not come back. What only they hold is lost.
@@ -35,6 +37,7 @@ pub enum PartitionCommand {
         /// The topic.
         topic: String,
         /// The partition.
+        #[arg(value_parser = quantity::index)]
         partition: u32,
         /// That acknowledged records may be lost by it is understood.
         #[arg(long, required = true)]

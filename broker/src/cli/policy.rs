@@ -2,11 +2,12 @@
 
 use baton_client::{Cleanup, Limit, PolicyChanges, Timestamps, TopicPolicy};
 use baton_protocol::metadata::{Flush, TopicConfig};
-use baton_protocol::policy::DELETE_RETENTION_MS;
+use baton_protocol::policy::{DELETE_RETENTION_MS, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 use clap::Args;
 use serde_json::{Map, Value, json};
 
 use crate::cli::output::{print_json, print_table};
+use crate::cli::quantity::{self, SIZE_UNITS, TIME_UNITS};
 
 /// Flags of `baton topic create` and `baton topic set`.
 #[derive(Clone, Copy, Debug, Args)]
@@ -18,19 +19,24 @@ pub struct PolicyArgs {
     cleanup: Option<Cleanup>,
     /// How long a record without a value, which deletes its key, stays at least where --cleanup is compact;
     /// none: 1d [default of a new topic: none].
-    #[arg(long, value_name = "TIME", value_parser = limit_ms)]
+    #[arg(long, value_name = "TIME", value_parser = limit_ms, allow_hyphen_values = true)]
     delete_retention: Option<Limit>,
     /// How long records are kept, by their timestamps: such as 90s, 15m, 12h, 7d; none: for ever
     /// [default of a new topic: none].
-    #[arg(long, value_name = "TIME", value_parser = limit_ms)]
+    #[arg(long, value_name = "TIME", value_parser = limit_ms, allow_hyphen_values = true)]
     retention: Option<Limit>,
     /// How many bytes of the newest records each partition keeps, such as 10GiB; none: all [default of a
     /// new topic: none].
-    #[arg(long, value_name = "SIZE", value_parser = limit_bytes)]
+    #[arg(long, value_name = "SIZE", value_parser = limit_bytes, allow_hyphen_values = true)]
     retention_bytes: Option<Limit>,
     /// Records are removed a segment file at a time: the most bytes of one, 64KiB to 1GiB; none: as the
     /// brokers are configured [default of a new topic: none].
-    #[arg(long, value_name = "SIZE", value_parser = limit_bytes)]
+    #[arg(
+        long,
+        value_name = "SIZE",
+        value_parser = segment_bytes,
+        allow_hyphen_values = true
+    )]
     segment_bytes: Option<Limit>,
     /// What time records have: `create`: their producer says it; `append`: the leader does, when it stores
     /// them [default of a new topic: create].
@@ -224,35 +230,33 @@ fn timestamps(text: &str) -> Result<Timestamps, String> {
 }
 
 fn limit_ms(text: &str) -> Result<Limit, String> {
-    limit(
-        text,
-        &[
-            ("ms", 1),
-            ("s", 1_000),
-            ("m", 60_000),
-            ("h", 3_600_000),
-            ("d", 86_400_000),
-        ],
-    )
-    .ok_or_else(|| {
+    limit(text, &TIME_UNITS).ok_or_else(|| {
         format!("`{text}` is no time; say a number with ms, s, m, h or d, such as 7d, or none")
     })
 }
 
 fn limit_bytes(text: &str) -> Result<Limit, String> {
-    limit(text, &[("", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40)])
-        .ok_or_else(|| format!("`{text}` is no size; say a number of bytes or one with KiB, MiB, GiB or TiB, such as 10GiB, or none"))
+    limit(text, &SIZE_UNITS).ok_or_else(|| {
+        format!("`{text}` is no size; say a number of bytes or one with KiB, MiB, GiB or TiB, such as 10GiB, or none")
+    })
+}
+
+fn segment_bytes(text: &str) -> Result<Limit, String> {
+    match limit_bytes(text)? {
+        Limit::To(bytes) if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&bytes) => {
+            let (min, max) = (size(SEGMENT_BYTES_MIN), size(SEGMENT_BYTES_MAX));
+            Err(format!("a segment has {min} to {max}, not {}", size(bytes)))
+        }
+        limit => Ok(limit),
+    }
 }
 
 /// A number in one of these units, or none.
 fn limit(text: &str, units: &[(&str, u64)]) -> Option<Limit> {
-    if text == "none" {
-        return Some(Limit::None);
+    match text {
+        "none" => Some(Limit::None),
+        _ => quantity::in_units(text, units).map(Limit::To),
     }
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let (_, factor) = units.iter().find(|(name, _)| *name == unit)?;
-    Some(Limit::To(number.parse::<u64>().ok()?.checked_mul(*factor)?))
 }
 
 #[cfg(test)]
@@ -276,6 +280,9 @@ mod tests {
             assert_eq!(limit_bytes(text), Ok(Limit::To(expected)));
         }
         assert_eq!(size(10 << 30), "10GiB");
+        assert_eq!(segment_bytes("64KiB"), Ok(Limit::To(64 << 10)));
+        let small = segment_bytes("1000").expect_err("too small");
+        assert_eq!(small, "a segment has 64KiB to 1GiB, not 1000 bytes");
         assert_eq!(limit_ms("none"), Ok(Limit::None));
         for text in [
             "",

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::bail;
 use clap::Args;
 
+use crate::cli::quantity;
 use crate::config::{Config, Override};
 use crate::{logging, node};
 
@@ -15,7 +16,7 @@ pub struct StartArgs {
     #[arg(long)]
     config: Option<PathBuf>,
     /// This broker's number.
-    #[arg(long)]
+    #[arg(long, value_parser = quantity::index, allow_hyphen_values = true)]
     id: Option<u32>,
     /// Where everything is kept.
     #[arg(long)]

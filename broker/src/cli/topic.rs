@@ -1,5 +1,7 @@
 //! `baton topic`.
 
+mod shown;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -14,18 +16,15 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::cli::output::{count, list, note, print_json, print_table, say};
+use crate::cli::output::{count, list, named, note, print_json, print_table, say};
 use crate::cli::policy::{self, PolicyArgs, kept};
-use crate::cli::{Global, UsageError, block_on, bootstrap, confirm};
+use crate::cli::{Global, UsageError, block_on, bootstrap, confirm, quantity};
 
 /// How long the leaders may take to tell their offsets, and the controller what is wrong.
 const STATUS_LIMIT: Duration = Duration::from_secs(3);
 
 /// Leaders asked at a time.
 const ASKED_MAX: usize = 256;
-
-/// Most partitions that are named where the same is to be said of several.
-const NAMED_MAX: usize = 8;
 
 /// Subcommands of `baton topic`.
 #[derive(Debug, Subcommand)]
@@ -35,14 +34,14 @@ pub enum TopicCommand {
         /// Its name: letters, digits, `.`, `_` and `-`, up to 249.
         name: String,
         /// Partitions, 1 to 10000 [default: 1].
-        #[arg(long)]
+        #[arg(long, value_parser = quantity::index, allow_hyphen_values = true)]
         partitions: Option<u32>,
         /// Copies of each partition [default: 3, or as many as there are brokers].
-        #[arg(long)]
+        #[arg(long, value_parser = quantity::index, allow_hyphen_values = true)]
         replicas: Option<u32>,
         /// Followers that must hold a record before it is acknowledged: 0 (asynchronous) to
         /// replicas - 1 (synchronous) [default: 1, where there is a second replica].
-        #[arg(long)]
+        #[arg(long, value_parser = quantity::index, allow_hyphen_values = true)]
         sync_followers: Option<u32>,
         /// When records are made durable: before they are acknowledged, or now and then (a power
         /// cut of more than sync-followers machines at once then loses the last second).
@@ -61,9 +60,9 @@ pub enum TopicCommand {
     Set {
         /// Its name.
         name: String,
-        /// Followers that must hold a record before it is acknowledged: fewer than every
-        /// partition's in-sync set has members.
-        #[arg(long)]
+        /// Followers that must hold a record before it is acknowledged. Each partition must have more
+        /// in-sync replicas than that at the moment, its leader counted (`baton topic describe`).
+        #[arg(long, value_parser = quantity::index, allow_hyphen_values = true)]
         sync_followers: Option<u32>,
         /// What becomes of old records.
         #[command(flatten)]
@@ -107,14 +106,6 @@ pub enum FlushArg {
 /// Runs a subcommand.
 pub fn run(command: &TopicCommand, global: &Global) -> anyhow::Result<()> {
     block_on(async {
-        if let TopicCommand::Delete { name, yes: false } = command {
-            confirm(
-                &format!("Delete topic {name} and all its data? Type its name"),
-                name,
-                "deleting a topic destroys its data; say --yes where nobody can be asked",
-                "not deleted",
-            )?;
-        }
         let client = bootstrap::connect(global).await?;
         match command {
             TopicCommand::Create {
@@ -139,7 +130,7 @@ pub fn run(command: &TopicCommand, global: &Global) -> anyhow::Result<()> {
                 };
                 let topic = client.admin().create_topic(name, settings).await?;
                 if global.json {
-                    return print_json(&topic);
+                    return print_json(&shown::topic(&topic));
                 }
                 let config = &topic.config;
                 say!(
@@ -171,7 +162,7 @@ pub fn run(command: &TopicCommand, global: &Global) -> anyhow::Result<()> {
                 }
                 let topic = client.topic(name).await?;
                 if global.json {
-                    return print_json(&topic);
+                    return print_json(&shown::topic(&topic));
                 }
                 let config = &topic.config;
                 say!(
@@ -189,7 +180,17 @@ pub fn run(command: &TopicCommand, global: &Global) -> anyhow::Result<()> {
                 policy::show(&topic.config, global.json)
             }
             TopicCommand::Describe { name, .. } => describe(&client, name, global.json).await,
-            TopicCommand::Delete { name, .. } => {
+            TopicCommand::Delete { name, yes } => {
+                if !yes {
+                    // Nobody is asked about one that does not exist.
+                    client.topic(name).await?;
+                    confirm(
+                        &format!("Delete topic {name} and all its data? Type its name"),
+                        name,
+                        "deleting a topic destroys its data; say --yes where nobody can be asked",
+                        "not deleted",
+                    )?;
+                }
                 client.admin().delete_topic(name).await?;
                 if global.json {
                     return print_json(&json!({"deleted": name}));
@@ -210,6 +211,8 @@ fn list_topics(client: &Client, internal: bool, as_json: bool) -> anyhow::Result
     let shown = topics.filter(|(name, _)| internal || !is_internal_topic(name));
     let topics: BTreeMap<&String, &TopicRecord> = shown.collect();
     if as_json {
+        let topics = topics.into_iter();
+        let topics: BTreeMap<_, _> = topics.map(|(name, it)| (name, shown::topic(it))).collect();
         return print_json(&topics);
     }
     let rows: Vec<Vec<String>> = topics
@@ -295,23 +298,12 @@ async fn troubles(client: &Client, name: &str) -> BTreeMap<usize, String> {
 /// Partitions of which the same is to be said, in few words, and what: a broker that does not answer may
 /// be the trouble of thousands.
 fn by_reason<'a>(all: impl Iterator<Item = (usize, &'a str)>) -> Vec<(String, &'a str)> {
-    let mut partitions: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    let mut partitions: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for (index, why) in all {
-        partitions.entry(why).or_default().push(index);
+        partitions.entry(why).or_default().push(index.to_string());
     }
-    let named = partitions.into_iter().map(|(why, indexes)| {
-        let first = indexes.iter().take(NAMED_MAX);
-        let mut named = list(first);
-        if let Some(more) = indexes
-            .len()
-            .checked_sub(NAMED_MAX)
-            .filter(|more| *more > 0)
-        {
-            named += &format!(" and {more} more");
-        }
-        (named, why)
-    });
-    named.collect()
+    let alike = partitions.into_iter();
+    alike.map(|(why, indexes)| (named(&indexes), why)).collect()
 }
 
 async fn describe(client: &Client, name: &str, as_json: bool) -> anyhow::Result<()> {
@@ -333,13 +325,15 @@ async fn describe(client: &Client, name: &str, as_json: bool) -> anyhow::Result<
         let values: Vec<_> = partitions
             .map(|(index, (partition, status))| {
                 json!({
-                    "partition": index, "metadata": partition,
+                    "partition": index, "metadata": shown::partition(partition),
                     "status": status.as_ref().ok(), "error": status.as_ref().err(),
                     "trouble": troubles.get(&index),
                 })
             })
             .collect();
-        let value = json!({"name": topic.name, "id": topic.id, "config": topic.config, "partitions": values});
+        let config = shown::config(&topic.config);
+        let value =
+            json!({"name": topic.name, "id": topic.id, "config": config, "partitions": values});
         return print_json(&value);
     }
     if topic.config.policy != TopicPolicy::default() {
