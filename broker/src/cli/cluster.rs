@@ -2,15 +2,13 @@
 
 use std::time::Duration;
 
-use anyhow::bail;
-use baton_protocol::admin::PartitionTrouble;
 use baton_protocol::ids::{BrokerId, ClusterId};
 use baton_raft::{CallError, Identity};
 use clap::Subcommand;
 use serde_json::json;
 
-use crate::cli::output::{count, print_json, print_table, say};
-use crate::cli::{Global, block_on, bootstrap, inspect};
+use crate::cli::output::{count, print_json, say};
+use crate::cli::{Global, block_on, bootstrap, inspect, quantity, status};
 
 /// How long a voter may take to answer.
 const VOTER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -26,17 +24,24 @@ pub enum ClusterCommand {
     Init {
         /// The Raft addresses (broker.raft_listen, port 7601 by default) of all voters, separated
         /// by commas.
-        #[arg(long, required = true, value_delimiter = ',')]
+        #[arg(
+            long,
+            required = true,
+            value_delimiter = ',',
+            value_parser = bootstrap::parse
+        )]
         voters: Vec<String>,
     },
     /// Show brokers, controller, and partitions that something is wrong with. Ends with 0 although
-    /// something is: with --json, `troubles` says what.
+    /// something is (with --json, `troubles` says what), but with 1 where no controller answers, or one
+    /// that has lost the other voters: then it shows which brokers do. One that is `silent` is up, as far
+    /// as the controller knows, and does not answer this command.
     Status,
     /// Show what has happened: brokers, leaders, in-sync sets, topics. What a broker has seen since it
     /// was started, the last 10,000 events at most.
     Events {
-        /// Whom to ask, by its number; otherwise one that is up.
-        #[arg(long)]
+        /// Whom to ask, by its number; otherwise the one that has been up longest.
+        #[arg(long, value_parser = quantity::index, allow_hyphen_values = true)]
         broker: Option<u32>,
         /// Go on with what happens from now on, until Ctrl-C.
         #[arg(long, short)]
@@ -45,12 +50,14 @@ pub enum ClusterCommand {
     /// Show the configuration that a broker runs with, and where each value comes from.
     Config {
         /// The broker's number.
+        #[arg(value_parser = quantity::index)]
         broker: u32,
     },
-    /// Show what brokers keep of entries that were discarded and of files that were damaged.
+    /// Show what brokers keep of entries that were discarded and of files that were damaged. Brokers that
+    /// are down are not asked; standard error names them.
     Quarantine {
         /// Of this one only, by its number; otherwise of all that are up.
-        #[arg(long)]
+        #[arg(long, value_parser = quantity::index, allow_hyphen_values = true)]
         broker: Option<u32>,
     },
 }
@@ -64,9 +71,32 @@ pub enum FormError {
         /// Which.
         address: String,
     },
-    /// A voter does not answer, or refuses.
+    /// A voter cannot be reached.
     #[error("all voters must run to form a cluster: {0}")]
-    Voter(#[from] CallError),
+    Away(CallError),
+    /// What answers is no voter.
+    #[error(
+        "{0}; that is not where a broker talks Raft: --voters are their broker.raft_listen, port 7601 by default"
+    )]
+    NoVoter(CallError),
+    /// A voter refuses.
+    #[error("the cluster is not formed: {0}")]
+    Refused(CallError),
+}
+
+impl From<CallError> for FormError {
+    fn from(error: CallError) -> Self {
+        use std::io::ErrorKind::{InvalidData, UnexpectedEof};
+        match &error {
+            CallError::Refused { .. } => FormError::Refused(error),
+            CallError::Io { source, .. }
+                if matches!(source.kind(), InvalidData | UnexpectedEof) =>
+            {
+                FormError::NoVoter(error)
+            }
+            CallError::Io { .. } | CallError::Timeout { .. } => FormError::Away(error),
+        }
+    }
 }
 
 /// Forms a cluster of the voters at these Raft addresses.
@@ -99,7 +129,7 @@ pub fn run(command: &ClusterCommand, global: &Global) -> anyhow::Result<()> {
                 let voters = count(voters.len(), "voter", "voters");
                 say!("cluster {cluster_id} formed with {voters}")
             }
-            ClusterCommand::Status => status(global).await,
+            ClusterCommand::Status => status::status(global).await,
             ClusterCommand::Events { broker, follow } => {
                 inspect::events(global, broker.map(BrokerId), *follow).await
             }
@@ -111,86 +141,4 @@ pub fn run(command: &ClusterCommand, global: &Global) -> anyhow::Result<()> {
             }
         }
     })
-}
-
-async fn status(global: &Global) -> anyhow::Result<()> {
-    let client = bootstrap::connect(global).await?;
-    let mut status = client.admin().cluster_status().await?;
-    // The controller orders them by the topics' ids, which nobody knows by heart.
-    let order = |trouble: &PartitionTrouble| (trouble.topic.clone(), trouble.partition);
-    status.troubles.sort_by_key(order);
-    let view = client.view();
-    let leads = |id| {
-        let partitions = view.topics.values().flat_map(|topic| &topic.partitions);
-        partitions
-            .filter(|partition| partition.leader.is_some_and(|l| l.broker == id))
-            .count()
-    };
-    if global.json {
-        return print_json(&json!({
-            "cluster_id": view.cluster_id, "controller": status.controller, "term": status.term,
-            "metadata_index": status.index, "partitions": status.partitions,
-            "brokers": view.brokers.values().map(|broker| json!({
-                "id": broker.id, "epoch": broker.epoch, "alive": !broker.fenced,
-                "client_address": broker.client_address, "peer_address": broker.peer_address,
-                "leads": leads(broker.id),
-            })).collect::<Vec<_>>(),
-            "troubles": status.troubles,
-        }));
-    }
-    say!("cluster     {}", view.cluster_id)?;
-    say!(
-        "controller  broker {} (term {}, metadata at {})\n",
-        status.controller,
-        status.term,
-        status.index
-    )?;
-    let rows: Vec<Vec<String>> = view
-        .brokers
-        .values()
-        .map(|broker| {
-            vec![
-                broker.id.to_string(),
-                if broker.fenced { "down" } else { "up" }.to_owned(),
-                leads(broker.id).to_string(),
-                broker.client_address.clone(),
-                broker.peer_address.clone(),
-                broker.epoch.to_string(),
-            ]
-        })
-        .collect();
-    print_table(
-        &["broker", "state", "leads", "clients", "brokers", "life"],
-        &rows,
-    )?;
-    say!("")?;
-    if status.troubles.is_empty() {
-        return match status.partitions {
-            0 => say!("there are no topics yet (make one: baton topic create NAME)"),
-            1 => say!("the one partition is led and fully replicated"),
-            number => say!("all {number} partitions are led and fully replicated"),
-        };
-    }
-    let rows: Vec<Vec<String>> = status
-        .troubles
-        .iter()
-        .map(|trouble| {
-            vec![
-                trouble.topic.clone(),
-                trouble.partition.to_string(),
-                if trouble.leaderless {
-                    "no leader"
-                } else {
-                    "degraded"
-                }
-                .to_owned(),
-                trouble.reason.clone(),
-            ]
-        })
-        .collect();
-    print_table(&["topic", "partition", "trouble", "reason"], &rows)?;
-    if status.partitions == 0 {
-        bail!("the controller reports troubles of partitions it does not know");
-    }
-    Ok(())
 }

@@ -13,16 +13,16 @@ use crate::cli::{Global, bootstrap, moment};
 /// How often it is asked whether something has happened.
 const ASK_EVERY: Duration = Duration::from_millis(250);
 
-/// The brokers that are up, or that one.
+/// The brokers that are up, who has been longest first; or that one.
 fn asked(client: &Client, broker: Option<BrokerId>) -> Vec<BrokerId> {
-    match broker {
-        Some(broker) => vec![broker],
-        None => {
-            let brokers = client.admin().brokers().into_values();
-            let up = brokers.filter(|broker| !broker.fenced);
-            up.map(|broker| broker.id).collect()
-        }
-    }
+    let Some(broker) = broker else {
+        let brokers = client.admin().brokers().into_values();
+        let mut up: Vec<_> = brokers.filter(|broker| !broker.fenced).collect();
+        // A life is numbered by its registration.
+        up.sort_by_key(|broker| broker.epoch);
+        return up.into_iter().map(|broker| broker.id).collect();
+    };
+    vec![broker]
 }
 
 /// What has happened.
@@ -92,7 +92,17 @@ pub async fn configuration(global: &Global, broker: BrokerId) -> anyhow::Result<
 pub async fn quarantine(global: &Global, broker: Option<BrokerId>) -> anyhow::Result<()> {
     let client = bootstrap::connect(global).await?;
     let mut all: Vec<(BrokerId, Quarantined)> = Vec::new();
-    for broker in asked(&client, broker) {
+    let mut asked = asked(&client, broker);
+    asked.sort_unstable();
+    let others = client.admin().brokers().into_keys();
+    let left_out: Vec<BrokerId> = match broker {
+        Some(_) => Vec::new(),
+        None => others.filter(|id| !asked.contains(id)).collect(),
+    };
+    for id in &left_out {
+        note!("broker {id} is down, and was not asked");
+    }
+    for broker in asked {
         let kept = client.admin().quarantine(broker).await?;
         all.extend(kept.into_iter().map(|one| (broker, one)));
     }
@@ -104,7 +114,10 @@ pub async fn quarantine(global: &Global, broker: Option<BrokerId>) -> anyhow::Re
         return print_json(&values);
     }
     if all.is_empty() {
-        return say!("nothing is in quarantine");
+        return match left_out.is_empty() {
+            true => say!("nothing is in quarantine"),
+            false => say!("nothing is in quarantine at the brokers that are up"),
+        };
     }
     let rows: Vec<Vec<String>> = all.iter().map(|(broker, one)| row(*broker, one)).collect();
     print_table(

@@ -21,6 +21,7 @@ mod policy;
 pub mod produce;
 mod quantity;
 pub mod start;
+mod status;
 pub mod topic;
 
 use std::process::ExitCode;
