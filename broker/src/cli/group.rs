@@ -4,24 +4,30 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::{anyhow, bail};
 use baton_client::{
-    AssignedTopic, Client, GroupDescription, GroupPhase, Offset, Partition, PartitionIndex,
-    ResetPlan, ResetScope, ResetTo,
+    AssignedTopic, AutoCommit, Client, Error, ErrorCode, GroupDescription, GroupPhase, Offset,
+    Partition, PartitionIndex, ResetPlan, ResetScope, ResetTo,
 };
 use baton_protocol::client::PartitionStatus;
+use baton_protocol::groups::{GROUP_NAME_BYTES_MAX, is_group_name};
 use baton_protocol::ids::TopicPartition;
 use baton_protocol::metadata::{ClusterView, TopicRecord};
 use clap::{Args, Subcommand};
 use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::cli::moment::{self, Moment};
 use crate::cli::output::{count, list, note, print_json, print_table, say};
-use crate::cli::{Global, block_on, bootstrap, confirm};
+use crate::cli::{Global, block_on, bootstrap, confirm, quantity};
 
 /// How long the leaders may take to tell their offsets.
 const STATUS_LIMIT: Duration = Duration::from_secs(3);
+
+/// How long it may take to sit down in a seat that is kept.
+const LEAVE_LIMIT: Duration = Duration::from_secs(8);
 
 /// Leaders asked at a time.
 const ASKED_MAX: usize = 256;
@@ -37,6 +43,7 @@ pub enum GroupCommand {
     /// entry of its own.
     Describe {
         /// Its name.
+        #[arg(value_parser = group_name)]
         group: String,
     },
     /// Set a group's committed offsets. Shows what would become of them; --execute does it. Refused
@@ -45,17 +52,29 @@ pub enum GroupCommand {
     /// Forget a group and its offsets. Refused while it has members.
     Delete {
         /// Its name.
+        #[arg(value_parser = group_name)]
         group: String,
         /// Do not ask.
         #[arg(long)]
         yes: bool,
+    },
+    /// Give up the seat that is kept for an instance whose consumer has ended: its partitions go to the
+    /// others at once. Otherwise it is kept until its session time-out is over.
+    Leave {
+        /// The group.
+        #[arg(value_parser = group_name)]
+        group: String,
+        /// The instance id, as `group describe` shows it.
+        #[arg(long, value_parser = group_name)]
+        instance: String,
     },
 }
 
 /// Flags of `baton group reset`.
 #[derive(Debug, Args)]
 pub struct ResetArgs {
-    /// The group. One that is not known is made.
+    /// The group. With --topic one that is not known is made.
+    #[arg(value_parser = group_name)]
     group: String,
     #[command(flatten)]
     to: To,
@@ -78,7 +97,12 @@ struct To {
     #[arg(long)]
     to_latest: bool,
     /// To this offset, in every partition; to the nearest end of the log, where that is outside of it.
-    #[arg(long, value_name = "OFFSET")]
+    #[arg(
+        long,
+        value_name = "OFFSET",
+        value_parser = quantity::number,
+        allow_hyphen_values = true
+    )]
     to_offset: Option<u64>,
     /// To the first record with this timestamp or a later one: 2026-11-21T08:30:00Z (or with an offset
     /// such as +01:00), milliseconds since 1970, or as long ago as -10m (ms, s, m, h, d).
@@ -113,6 +137,17 @@ struct Wanted {
     partitions: Option<Vec<PartitionIndex>>,
 }
 
+/// Reads the name of a group or of an instance.
+pub fn group_name(text: &str) -> Result<String, String> {
+    match is_group_name(text) {
+        true => Ok(text.to_owned()),
+        false => Err(format!(
+            "`{}` is no name of a group or an instance; one has 1 to {GROUP_NAME_BYTES_MAX} letters, digits, `.`, `_` and `-`",
+            text.escape_debug()
+        )),
+    }
+}
+
 fn parse_scope(text: &str) -> Result<Wanted, String> {
     let Some((topic, partitions)) = text.split_once(':') else {
         let topic = text.to_owned();
@@ -135,28 +170,85 @@ fn parse_scope(text: &str) -> Result<Wanted, String> {
 /// Runs a subcommand.
 pub fn run(command: &GroupCommand, global: &Global) -> anyhow::Result<()> {
     block_on(async {
-        if let GroupCommand::Delete { group, yes: false } = command {
-            confirm(
-                &format!("Delete group {group} and its committed offsets? Type its name"),
-                group,
-                "deleting a group forgets how far it is; say --yes where nobody can be asked",
-                "not deleted",
-            )?;
-        }
         let client = bootstrap::connect(global).await?;
         match command {
             GroupCommand::List => list_groups(&client, global.json).await,
             GroupCommand::Describe { group } => describe(&client, group, global.json).await,
             GroupCommand::Reset(args) => reset(&client, args, global.json).await,
-            GroupCommand::Delete { group, .. } => {
-                client.admin().delete_group(group).await?;
+            GroupCommand::Delete { group, yes } => delete(&client, group, *yes, global.json).await,
+            GroupCommand::Leave { group, instance } => {
+                leave(&client, group, instance).await?;
                 if global.json {
-                    return print_json(&json!({"deleted": group}));
+                    return print_json(&json!({"group": group, "left": instance}));
                 }
-                say!("group {group} deleted")
+                say!("instance {instance} has left group {group}")
             }
         }
     })
+}
+
+async fn delete(client: &Client, group: &str, yes: bool, as_json: bool) -> anyhow::Result<()> {
+    let admin = client.admin();
+    if !yes {
+        // Nobody is asked about one that does not exist.
+        admin.describe_group(group).await?;
+        confirm(
+            &format!("Delete group {group} and its committed offsets? Type its name"),
+            group,
+            "deleting a group forgets how far it is; say --yes where nobody can be asked",
+            "not deleted",
+        )?;
+    }
+    if let Err(error) = admin.delete_group(group).await {
+        return Err(explained(client, group, error).await);
+    }
+    if as_json {
+        return print_json(&json!({"deleted": group}));
+    }
+    say!("group {group} deleted")
+}
+
+/// Why a group that has members is not changed, where those are seats that nobody sits in.
+async fn explained(client: &Client, group: &str, error: Error) -> anyhow::Error {
+    if error.code() != Some(ErrorCode::GroupActive) {
+        return error.into();
+    }
+    let Ok(described) = client.admin().describe_group(group).await else {
+        return error.into();
+    };
+    let (away, here): (Vec<_>, Vec<_>) = described.members.iter().partition(|one| one.away);
+    let away: Vec<&str> = away
+        .iter()
+        .filter_map(|one| one.instance.as_deref())
+        .collect();
+    let (Some(first), true) = (away.first(), here.is_empty()) else {
+        return error.into();
+    };
+    anyhow!(
+        "no consumer of group {group} runs, but the seats of {} are kept for their session time-outs (10 s by default), so this is refused; wait, or give them up: baton group leave {group} --instance {first}",
+        list(&away)
+    )
+}
+
+/// Takes the seat that is kept for an instance, as its next process would, and gives it up.
+async fn leave(client: &Client, group: &str, instance: &str) -> anyhow::Result<()> {
+    let described = client.admin().describe_group(group).await?;
+    let mut members = described.members.into_iter();
+    let Some(member) = members.find(|one| one.instance.as_deref() == Some(instance)) else {
+        bail!("group {group} has no member with the instance id {instance}");
+    };
+    if !member.away {
+        bail!(
+            "instance {instance} of group {group} is at work (client {}); stop its consumer first",
+            member.client
+        );
+    }
+    let consumer = client.consumer(group).subscribe(member.topics);
+    let consumer = consumer.instance(instance).auto_commit(AutoCommit::Off);
+    match timeout(LEAVE_LIMIT, consumer.build()).await {
+        Ok(consumer) => Ok(consumer?.leave().await?),
+        Err(_) => bail!("instance {instance} has come back to group {group} meanwhile"),
+    }
 }
 
 fn phase(phase: GroupPhase) -> &'static str {
@@ -181,7 +273,7 @@ async fn list_groups(client: &Client, as_json: bool) -> anyhow::Result<()> {
         ]
     });
     let rows: Vec<Vec<String>> = rows.collect();
-    print_table(&["group", "phase", "members", "partitions"], &rows)
+    print_table(&["group", "phase", "members", "offsets"], &rows)
 }
 
 /// A partition that a group has to do with.
@@ -233,8 +325,12 @@ async fn describe(client: &Client, group: &str, as_json: bool) -> anyhow::Result
         }));
     }
     let lag: u64 = rows.iter().filter_map(Row::lag).sum();
+    let away = match described.members.iter().filter(|one| one.away).count() {
+        0 => String::new(),
+        away => format!(" ({away} away)"),
+    };
     say!(
-        "group {group} is {}: {}, {}, {} behind",
+        "group {group} is {}: {}{away}, {}, {} behind",
         phase(described.phase),
         count(described.members.len(), "member", "members"),
         count(rows.len(), "partition", "partitions"),
@@ -258,15 +354,13 @@ async fn describe(client: &Client, group: &str, as_json: bool) -> anyhow::Result
 
 fn print_members(described: &GroupDescription) -> anyhow::Result<()> {
     let rows = described.members.iter().map(|member| {
-        let state = match member.away {
-            true => "away".to_owned(),
-            false => member.epoch.to_string(),
-        };
+        let state = if member.away { "away" } else { "here" };
         vec![
             member.member.to_string(),
             member.instance.clone().unwrap_or_else(|| "-".to_owned()),
             member.client.clone(),
-            state,
+            state.to_owned(),
+            member.epoch.to_string(),
             list(&member.topics),
             partitions(&member.assigned),
             partitions(&member.revoking),
@@ -278,6 +372,7 @@ fn print_members(described: &GroupDescription) -> anyhow::Result<()> {
         "member",
         "instance",
         "client",
+        "state",
         "epoch",
         "topics",
         "assigned",
@@ -404,6 +499,10 @@ async fn scope(client: &Client, wanted: &[Wanted]) -> anyhow::Result<ResetScope>
 
 async fn reset(client: &Client, args: &ResetArgs, as_json: bool) -> anyhow::Result<()> {
     let admin = client.admin();
+    if args.topics.is_empty() {
+        // Of a group that is not known nothing is committed, which is not what a misspelt name is to hear.
+        admin.describe_group(&args.group).await?;
+    }
     let scope = scope(client, &args.topics).await?;
     let plan = admin
         .plan_reset(&args.group, args.to.place(), scope)
@@ -419,13 +518,17 @@ async fn reset(client: &Client, args: &ResetArgs, as_json: bool) -> anyhow::Resu
             row.high_watermark
         );
     }
-    if args.execute && !plan.rows.is_empty() {
-        admin.execute_reset(&plan).await?;
+    if args.execute
+        && !plan.rows.is_empty()
+        && let Err(error) = admin.execute_reset(&plan).await
+    {
+        return Err(explained(client, &args.group, error).await);
     }
     print_plan(&plan, args.execute, as_json)?;
     match (plan.rows.is_empty(), args.execute) {
         (true, _) => note!(
-            "there is nothing to reset; --topic names partitions that nothing is committed of"
+            "there is nothing to reset in group {}; --topic names partitions that nothing is committed of",
+            args.group
         ),
         (false, false) => note!("nothing was changed; --execute does it"),
         (false, true) => {
@@ -443,6 +546,7 @@ fn print_plan(plan: &ResetPlan, executed: bool, as_json: bool) -> anyhow::Result
                 "topic": row.partition.topic, "partition": row.partition.index, "from": row.from,
                 "to": row.to, "clamped": row.clamped, "log_start": row.log_start,
                 "high_watermark": row.high_watermark,
+                "lag": row.high_watermark.since(row.to),
             })
         });
         let rows: Vec<_> = rows.collect();
