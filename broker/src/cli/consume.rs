@@ -2,18 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufWriter, Write};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use anyhow::bail;
 use baton_client::{
     Client, ErrorKind, Message, Offset, PartitionIndex, ReaderBuilder, Start, Until,
 };
 use clap::Args;
 use serde_json::{Map, Value, json};
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::format::{self, Template};
+use crate::cli::group::group_name;
+use crate::cli::interruption::Interruption;
 use crate::cli::moment::{self, Moment};
-use crate::cli::output::{note, unwritten};
-use crate::cli::{Global, UsageError, block_on, bootstrap, bytes};
+use crate::cli::output::{count, note, unwritten};
+use crate::cli::waiting::Waiting;
+use crate::cli::{Global, UsageError, block_on, bootstrap, bytes, quantity};
 
 /// Records that are taken at a time, if they are at hand.
 const AT_ONCE: usize = 1_024;
@@ -44,20 +48,30 @@ pub struct ConsumeArgs {
     #[arg(long, conflicts_with_all = ["offset", "from"])]
     from_start: bool,
     /// The same as --from with this offset.
-    #[arg(long, conflicts_with = "from")]
+    #[arg(
+        long,
+        conflicts_with = "from",
+        value_parser = quantity::number,
+        allow_hyphen_values = true
+    )]
     offset: Option<u64>,
     /// Read only this partition.
-    #[arg(long)]
+    #[arg(long, value_parser = quantity::index, allow_hyphen_values = true)]
     partition: Option<u32>,
     /// Consume as a member of this group: its members share the partitions, and it goes on where it was.
     /// What was printed is committed every 5 s and at the end, also by SIGINT and SIGTERM.
-    #[arg(long, conflicts_with_all = ["offset", "partition", "until_end"])]
+    #[arg(
+        long,
+        conflicts_with_all = ["offset", "partition", "until_end"],
+        value_parser = group_name
+    )]
     group: Option<String>,
     /// An id that outlives this process: who comes back under it within 10 s finds its partitions.
-    #[arg(long, requires = "group")]
+    // That it requires --group is checked elsewhere: clap forgets it where another flag excludes that.
+    #[arg(long, value_parser = group_name)]
     instance: Option<String>,
     /// End after this many records.
-    #[arg(long)]
+    #[arg(long, value_parser = quantity::number, allow_hyphen_values = true)]
     count: Option<u64>,
     /// End with what is committed now.
     #[arg(long, conflicts_with = "follow")]
@@ -65,9 +79,14 @@ pub struct ConsumeArgs {
     /// Go on for ever; so it is without --until-end or --count.
     #[arg(long)]
     follow: bool,
-    /// Print keys too, and this between key and value.
-    #[arg(long)]
+    /// Print keys too, and this between key and value (\\t stands for a tab, \\n, \\0 and \\\\ are
+    /// understood too).
+    #[arg(long, value_name = "TEXT", value_parser = format::separator)]
     key_separator: Option<String>,
+    /// Print this in place of a value that a record does not have; without it, nothing. With --json such
+    /// a value is null.
+    #[arg(long, value_name = "TEXT")]
+    null_value: Option<String>,
     /// Print partition and offset before each record.
     #[arg(long)]
     show_offsets: bool,
@@ -104,35 +123,98 @@ fn parse_start(text: &str) -> Result<Start, String> {
         let (partition, offset) = part.split_once(':').ok_or_else(bad)?;
         let partition: PartitionIndex = partition.trim().parse().map_err(|_| bad())?;
         let offset: Offset = offset.trim().parse().map_err(|_| bad())?;
-        offsets.insert(partition, offset);
+        if offsets.insert(partition, offset).is_some() {
+            return Err(format!("`{text}` names partition {partition} twice"));
+        }
     }
     Ok(Start::Offsets(offsets))
 }
 
+/// Refuses flags that do not go together.
+fn check(args: &ConsumeArgs, global: &Global) -> Result<(), UsageError> {
+    let refused = |text: &str| Err(UsageError(text.to_owned()));
+    if global.json && args.format.is_some() {
+        return refused("--format and --json exclude each other");
+    }
+    if args.instance.is_some() && args.group.is_none() {
+        return refused("--instance goes with --group only");
+    }
+    match (start(args), args.partition) {
+        (Start::Offset(_) | Start::Offsets(_), _) if args.group.is_some() => refused(
+            "a group goes on where it was; --from says earliest or latest, for partitions that it has \
+             committed nothing of (baton group reset goes elsewhere)",
+        ),
+        (Start::Offsets(offsets), Some(only))
+            if offsets.keys().any(|partition| partition.0 != only) =>
+        {
+            let text = format!(
+                "--from names partitions that are not read: --partition says that only {only} is"
+            );
+            Err(UsageError(text))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Prints records.
 pub fn run(args: &ConsumeArgs, global: &Global) -> anyhow::Result<()> {
-    if global.json && args.format.is_some() {
-        let text = "--format and --json exclude each other".to_owned();
-        return Err(UsageError(text).into());
-    }
+    check(args, global)?;
     block_on(async {
         let client = bootstrap::connect(global).await?;
-        let reader = settings(args, client.reader(args.topic.as_str()));
+        if args.group.is_none() || args.count == Some(0) {
+            check_partitions(args, &client).await?;
+        }
         if args.count == Some(0) {
-            client.topic(&args.topic).await?;
             return Ok(());
         }
+        let waiting = Waiting {
+            client: &client,
+            topic: &args.topic,
+            partition: args.partition,
+            group: args.group.as_deref(),
+            instance: args.instance.as_deref(),
+            has_begun: AtomicBool::new(false),
+            records: AtomicU64::new(0),
+        };
         let printer = Printer {
             out: BufWriter::with_capacity(1 << 16, std::io::stdout()),
             args,
             as_json: global.json,
             left: args.count.unwrap_or(u64::MAX),
+            is_at_end: false,
+            waiting: &waiting,
         };
-        match &args.group {
-            Some(group) => consume(args, &client, group, printer).await,
-            None => read(reader, printer).await,
+        let interruption = Interruption::watch()?;
+        let work = async {
+            match &args.group {
+                Some(group) => consume(args, &client, group, printer, interruption).await,
+                None => {
+                    let reader = settings(args, client.reader(args.topic.as_str()));
+                    read(reader, printer, interruption).await
+                }
+            }
+        };
+        tokio::select! {
+            ended = work => ended,
+            never = waiting.watch_over() => match never {},
         }
     })
+}
+
+/// Whether the topic has the partitions that are named.
+async fn check_partitions(args: &ConsumeArgs, client: &Client) -> anyhow::Result<()> {
+    let partitions = client.topic(&args.topic).await?.partitions.len() as u32;
+    let first = match start(args) {
+        Start::Offsets(offsets) => offsets.into_keys().find(|one| one.0 >= partitions),
+        _ => None,
+    };
+    if let Some(partition) = first {
+        bail!(
+            "--from: topic {} has no partition {partition}; it has {partitions}, numbered from 0",
+            args.topic
+        );
+    }
+    Ok(())
 }
 
 fn settings(args: &ConsumeArgs, reader: ReaderBuilder) -> ReaderBuilder {
@@ -156,15 +238,29 @@ fn start(args: &ConsumeArgs) -> Start {
     }
 }
 
-async fn read(reader: ReaderBuilder, mut printer: Printer<'_>) -> anyhow::Result<()> {
-    let mut reader = reader.build().await?;
+async fn read(
+    reader: ReaderBuilder,
+    mut printer: Printer<'_>,
+    mut interruption: Interruption,
+) -> anyhow::Result<()> {
+    let mut reader = tokio::select! {
+        built = reader.build() => built?,
+        () = interruption.happened() => return printer.end(true),
+    };
+    printer.waiting.has_begun.store(true, Ordering::Relaxed);
     while printer.left > 0 {
-        let Some(messages) = reader.next_batch(AT_ONCE).await else {
+        let messages = tokio::select! {
+            biased;
+            () = interruption.happened() => break,
+            messages = reader.next_batch(AT_ONCE) => messages,
+        };
+        let Some(messages) = messages else {
+            printer.is_at_end = true;
             break;
         };
         printer.print(&messages?)?;
     }
-    printer.out.flush().map_err(unwritten)
+    printer.end(interruption.has_happened())
 }
 
 /// Prints what a member of a group is given. It asks for no more than is to be printed: what was given
@@ -174,31 +270,24 @@ async fn consume(
     client: &Client,
     group: &str,
     mut printer: Printer<'_>,
+    mut interruption: Interruption,
 ) -> anyhow::Result<()> {
-    let start = start(args);
-    if matches!(start, Start::Offset(_) | Start::Offsets(_)) {
-        let text = "a group goes on where it was; --from says earliest or latest, for partitions that it \
-                    has committed nothing of (baton group reset goes elsewhere)";
-        return Err(UsageError(text.to_owned()).into());
-    }
     let consumer = client.consumer(group).subscribe([args.topic.as_str()]);
     let consumer = match &args.instance {
         Some(instance) => consumer.instance(instance),
         None => consumer,
     };
-    let mut interrupted = signal(SignalKind::interrupt())?;
-    let mut terminated = signal(SignalKind::terminate())?;
     let mut consumer = tokio::select! {
-        built = consumer.start(start).build() => built?,
-        _ = interrupted.recv() => return Ok(()),
-        _ = terminated.recv() => return Ok(()),
+        built = consumer.start(start(args)).build() => built?,
+        () = interruption.happened() => return printer.end(true),
     };
+    printer.waiting.has_begun.store(true, Ordering::Relaxed);
     while printer.left > 0 {
         let at_once = usize::try_from(printer.left).map_or(AT_ONCE, |left| left.min(AT_ONCE));
         let messages = tokio::select! {
+            biased;
+            () = interruption.happened() => break,
             messages = consumer.next_batch(at_once) => messages,
-            _ = interrupted.recv() => break,
-            _ = terminated.recv() => break,
         };
         let Some(messages) = messages else {
             break;
@@ -213,7 +302,8 @@ async fn consume(
         }
     }
     printer.out.flush().map_err(unwritten)?;
-    Ok(consumer.close().await?)
+    consumer.close().await?;
+    printer.end(interruption.has_happened())
 }
 
 struct Printer<'a> {
@@ -221,6 +311,9 @@ struct Printer<'a> {
     args: &'a ConsumeArgs,
     as_json: bool,
     left: u64,
+    /// There was an end to read to, and it has been reached.
+    is_at_end: bool,
+    waiting: &'a Waiting<'a>,
 }
 
 impl Printer<'_> {
@@ -230,21 +323,37 @@ impl Printer<'_> {
                 break;
             }
             self.left -= 1;
-            self.print_message(message)?;
+            self.print_message(message).map_err(unwritten)?;
         }
+        let records = &self.waiting.records;
+        records.fetch_add(messages.len() as u64, Ordering::Relaxed);
         if !self.args.until_end {
-            self.out.flush()?;
+            self.out.flush().map_err(unwritten)?;
         }
         Ok(())
     }
 
-    fn print_message(&mut self, message: &Message) -> anyhow::Result<()> {
-        if self.as_json {
-            writeln!(self.out, "{}", as_json(message))?;
-            return Ok(());
+    /// Ends the output: a failure where a signal came before all was printed that was asked for.
+    fn end(mut self, interrupted: bool) -> anyhow::Result<()> {
+        self.out.flush().map_err(unwritten)?;
+        let is_bounded = self.args.count.is_some() || self.args.until_end;
+        if interrupted && is_bounded && self.left > 0 && !self.is_at_end {
+            let records = self.waiting.records.load(Ordering::Relaxed);
+            bail!(
+                "interrupted; {} printed",
+                count(records, "record", "records")
+            );
         }
+        Ok(())
+    }
+
+    fn print_message(&mut self, message: &Message) -> std::io::Result<()> {
+        if self.as_json {
+            return writeln!(self.out, "{}", as_json(message));
+        }
+        let null = self.args.null_value.as_deref().unwrap_or_default();
         if let Some(template) = &self.args.format {
-            return Ok(template.print(&mut self.out, message)?);
+            return template.print(&mut self.out, message, null.as_bytes());
         }
         if self.args.show_offsets {
             write!(self.out, "{}\t{}\t", message.partition, message.offset)?;
@@ -255,9 +364,8 @@ impl Printer<'_> {
             self.out.write_all(separator.as_bytes())?;
         }
         let value = message.value.as_deref();
-        self.out.write_all(value.unwrap_or_default())?;
-        self.out.write_all(b"\n")?;
-        Ok(())
+        self.out.write_all(value.unwrap_or(null.as_bytes()))?;
+        self.out.write_all(b"\n")
     }
 }
 
@@ -302,7 +410,7 @@ mod tests {
         ] {
             assert_eq!(parse_start(text), Ok(start), "{text}");
         }
-        for bad in ["", "soon", "0:", ":1", "-1", "0:1,", "1=2"] {
+        for bad in ["", "soon", "0:", ":1", "-1", "0:1,", "1=2", "0:2,0:3"] {
             assert!(parse_start(bad).is_err(), "{bad}");
         }
     }

@@ -40,18 +40,9 @@ pub fn parse(text: &str) -> Result<Template, String> {
     while let Some(c) = rest.next() {
         match c {
             '\\' => match rest.next() {
-                Some('n') => plain.push(b'\n'),
-                Some('t') => plain.push(b'\t'),
-                Some('0') => plain.push(0),
-                Some('\\') => plain.push(b'\\'),
                 Some('c') if rest.as_str().is_empty() => template.ends_line = false,
                 Some('c') => return Err("`\\c` stands at the end only".to_owned()),
-                other => {
-                    let other = other.map_or(String::new(), String::from);
-                    return Err(format!(
-                        "`\\{other}` is not known; \\n \\t \\0 \\\\ \\c are"
-                    ));
-                }
+                other => plain.push(escaped(other)? as u8),
             },
             '{' | '}' if rest.as_str().starts_with(c) => {
                 rest.next();
@@ -76,6 +67,38 @@ pub fn parse(text: &str) -> Result<Template, String> {
     Ok(template)
 }
 
+/// What a character after a backslash stands for.
+fn escaped(name: Option<char>) -> Result<char, String> {
+    match name {
+        Some('n') => Ok('\n'),
+        Some('t') => Ok('\t'),
+        Some('0') => Ok('\0'),
+        Some('\\') => Ok('\\'),
+        other => {
+            let other = other.map_or(String::new(), String::from);
+            Err(format!(
+                "`\\{other}` is not known; \\n \\t \\0 \\\\ are, and \\c at the end of a template"
+            ))
+        }
+    }
+}
+
+/// Reads what separates keys and values: text that may have escapes, as in a template.
+pub fn separator(text: &str) -> Result<String, String> {
+    let mut separator = String::new();
+    let mut rest = text.chars();
+    while let Some(c) = rest.next() {
+        separator.push(match c {
+            '\\' => escaped(rest.next())?,
+            c => c,
+        });
+    }
+    match separator.is_empty() {
+        true => Err("a separator has one character at least".to_owned()),
+        false => Ok(separator),
+    }
+}
+
 fn field(name: &str) -> Result<Part, String> {
     Ok(match name {
         "topic" => Part::Topic,
@@ -94,8 +117,9 @@ fn field(name: &str) -> Result<Part, String> {
 }
 
 impl Template {
-    /// Prints a record. What it does not have is printed as nothing.
-    pub fn print(&self, out: &mut impl Write, message: &Message) -> io::Result<()> {
+    /// Prints a record: `null` in place of a value that it does not have, and nothing in place of anything
+    /// else.
+    pub fn print(&self, out: &mut impl Write, message: &Message, null: &[u8]) -> io::Result<()> {
         for part in &self.parts {
             match part {
                 Part::Text(text) => out.write_all(text)?,
@@ -105,7 +129,7 @@ impl Template {
                 Part::Epoch => write!(out, "{}", message.epoch)?,
                 Part::Timestamp => write!(out, "{}", message.timestamp_ms)?,
                 Part::Key => out.write_all(message.key.as_deref().unwrap_or_default())?,
-                Part::Value => out.write_all(message.value.as_deref().unwrap_or_default())?,
+                Part::Value => out.write_all(message.value.as_deref().unwrap_or(null))?,
                 Part::Headers => print_headers(out, message)?,
                 Part::Header(name) => {
                     let value = message.headers.get(name);
@@ -150,6 +174,16 @@ mod tests {
         assert_eq!(template.parts, parts);
         assert!(!template.ends_line);
         assert!(parse("").expect("nothing").ends_line);
+    }
+
+    #[test]
+    fn separators_have_the_escapes_of_templates() {
+        for (text, expected) in [("=", "="), ("\\t", "\t"), ("a\\\\", "a\\"), ("é", "é")] {
+            assert_eq!(separator(text).as_deref(), Ok(expected));
+        }
+        for bad in ["", "\\", "\\q", "\\c"] {
+            assert!(separator(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod dev;
 pub mod format;
 pub mod group;
 mod inspect;
+mod interruption;
 pub mod log;
 pub mod manual;
 mod moment;
@@ -23,6 +24,7 @@ mod quantity;
 pub mod start;
 mod status;
 pub mod topic;
+mod waiting;
 
 use std::process::ExitCode;
 

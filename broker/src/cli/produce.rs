@@ -1,26 +1,26 @@
 //! `baton produce`.
 
+mod counting;
+mod lines;
+
 use std::convert::Infallible;
-use std::fs::File;
-use std::io::{BufRead, BufWriter, IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
-use baton_client::{Ack, Acks, Compression, Producer, Record, RecordMetadata};
+use anyhow::{Context, anyhow, bail};
+use baton_client::{Acks, Client, Compression, ErrorKind, Producer, Record};
 use bytes::Bytes;
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
 
+use self::counting::{AckLog, Counter, Fate, Stop, Tally};
+use self::lines::Line;
+use crate::cli::interruption::Interruption;
 use crate::cli::output::{count, note, print_json, say, with_causes};
-use crate::cli::{Global, block_on, bootstrap};
-
-/// Lines read ahead of the producer.
-const LINES_AHEAD: usize = 1024;
+use crate::cli::{Global, UsageError, block_on, bootstrap, format, quantity};
 
 /// How long nothing may be acknowledged before it is said why, and how often it is said again.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
@@ -30,14 +30,19 @@ const SILENCE_MAX: Duration = Duration::from_secs(3);
 pub struct ProduceArgs {
     /// The topic.
     topic: String,
-    /// What separates key and value; without it a line is a value without a key.
-    #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    /// What separates key and value (\\t stands for a tab, \\0 and \\\\ are understood too); without it a
+    /// line is a value without a key.
+    #[arg(long, value_name = "TEXT", value_parser = format::separator)]
     key_separator: Option<String>,
+    /// A value of this text is none at all. Where a topic is compacted, a record without a value deletes
+    /// its key.
+    #[arg(long, value_name = "TEXT")]
+    null_value: Option<String>,
     /// The partition, for all records.
-    #[arg(long)]
+    #[arg(long, value_parser = quantity::index, allow_hyphen_values = true)]
     partition: Option<u32>,
     /// Most lines per second.
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_parser = quantity::positive, allow_hyphen_values = true)]
     rate: Option<u32>,
     /// How firmly a record must be stored before it is acknowledged.
     #[arg(long, value_enum, default_value = "committed")]
@@ -53,10 +58,18 @@ pub struct ProduceArgs {
     /// offset or epoch that is not told. What the file had is kept.
     #[arg(long, value_name = "FILE")]
     ack_log: Option<PathBuf>,
-    /// How long a record may take to be acknowledged, in seconds, 1 to 86400.
-    #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    delivery_timeout: u64,
-    /// Go on after a record that was not acknowledged; without it nothing is sent after the first.
+    /// How long a record may take to be acknowledged, such as 30s or 5m, up to a day; in seconds without a
+    /// unit.
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "120s",
+        value_parser = quantity::second_to_day,
+        allow_hyphen_values = true
+    )]
+    delivery_timeout: Duration,
+    /// Go on after a record that cannot be sent or was not acknowledged; without it nothing is sent after
+    /// the first.
     #[arg(long)]
     keep_going: bool,
 }
@@ -64,7 +77,7 @@ pub struct ProduceArgs {
 /// How firmly a record must be stored before it is acknowledged.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum AcksArg {
-    /// Sent, no more.
+    /// Sent, no more: nobody says what became of it.
     None,
     /// By the leader alone: the next failover may lose it.
     Leader,
@@ -94,92 +107,85 @@ fn parse_header(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// What became of the records.
-#[derive(Default)]
-struct Tally {
-    acknowledged: u64,
-    failed: u64,
-    /// Sent, and not waited for.
-    open: u64,
-    bytes: u64,
-    first_error: Option<baton_client::Error>,
-}
-
-/// Why no more is sent before the input's end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stop {
-    /// A record was not acknowledged.
-    Failed,
-    /// Ctrl-C.
-    Interrupted,
-}
-
 /// Sends standard input, a record a line. However it ends, it is said how many were acknowledged.
 pub fn run(args: &ProduceArgs, global: &Global) -> anyhow::Result<()> {
+    if args.ack_log.is_some() && matches!(args.acks, AcksArg::None) {
+        let text = "--ack-log has nothing to note down with --acks none: nothing is acknowledged";
+        return Err(UsageError(text.to_owned()).into());
+    }
     block_on(async {
-        let client = bootstrap::connect(global).await?;
-        let partitions = client.topic(&args.topic).await?.partitions.len() as u32;
-        if let Some(partition) = args.partition.filter(|wanted| *wanted >= partitions) {
-            bail!(
-                "topic {} has no partition {partition}; it has {partitions}, numbered from 0",
-                args.topic
-            );
-        }
+        let mut interruption = Interruption::watch()?;
+        let producer = tokio::select! {
+            connected = connect(args, global) => connected?,
+            () = interruption.happened() => bail!("interrupted; nothing was sent"),
+        };
         let ack_log = args.ack_log.as_ref().map(AckLog::open).transpose()?;
-        let settings = client
-            .producer()
-            .delivery_timeout(Duration::from_secs(args.delivery_timeout))
-            .acks(match args.acks {
-                AcksArg::None => Acks::None,
-                AcksArg::Leader => Acks::Leader,
-                AcksArg::Committed => Acks::Committed,
-            })
-            .compression(match args.compression {
-                CompressionArg::None => Compression::None,
-                CompressionArg::Gzip => Compression::Gzip,
-                CompressionArg::Snappy => Compression::Snappy,
-                CompressionArg::Lz4 => Compression::Lz4,
-                CompressionArg::Zstd => Compression::Zstd,
-            });
-        let producer = settings.build().await?;
         let started = Instant::now();
-        let (acks, awaited) = mpsc::channel(1 << 16);
+        let (fates, awaited) = mpsc::channel(1 << 16);
         let (stop, stopped) = watch::channel(None);
-        let acknowledged = Arc::new(AtomicU64::new(0));
+        let done = Arc::new(AtomicU64::new(0));
         let counter = Counter {
-            acknowledged: acknowledged.clone(),
+            done: done.clone(),
             stop: stop.clone(),
             keep_going: args.keep_going,
+            unanswered: matches!(args.acks, AcksArg::None),
             ack_log,
         };
         let counting = tokio::spawn(counter.count(awaited));
         let work = async {
-            let sent = send_lines(args, &producer, acks, stopped.clone()).await;
+            let sent = send_lines(args, &producer, fates, stopped.clone()).await;
             (sent, counting.await)
         };
         let (sent, tally) = tokio::select! {
-            done = work => done,
-            never = watch_over(&producer, &acknowledged, &stop) => match never {},
+            ended = work => ended,
+            never = watch_over(&producer, &done, &stop, interruption) => match never {},
         };
         let tally = tally.context("counting the acknowledgements failed")?;
         let (tally, logged) = tally;
-        let reported = report(&tally, started.elapsed(), global.json);
-        outcome(&tally, sent, *stopped.borrow())?;
+        let reported = report(args, &tally, started.elapsed(), global.json);
+        outcome(args, &tally, sent, *stopped.borrow())?;
         logged?;
         reported
     })
+}
+
+async fn connect(args: &ProduceArgs, global: &Global) -> anyhow::Result<Producer> {
+    let client: Client = bootstrap::connect(global).await?;
+    let partitions = client.topic(&args.topic).await?.partitions.len() as u32;
+    if let Some(partition) = args.partition.filter(|wanted| *wanted >= partitions) {
+        bail!(
+            "topic {} has no partition {partition}; it has {partitions}, numbered from 0",
+            args.topic
+        );
+    }
+    let settings = client
+        .producer()
+        .delivery_timeout(args.delivery_timeout)
+        .acks(match args.acks {
+            AcksArg::None => Acks::None,
+            AcksArg::Leader => Acks::Leader,
+            AcksArg::Committed => Acks::Committed,
+        })
+        .compression(match args.compression {
+            CompressionArg::None => Compression::None,
+            CompressionArg::Gzip => Compression::Gzip,
+            CompressionArg::Snappy => Compression::Snappy,
+            CompressionArg::Lz4 => Compression::Lz4,
+            CompressionArg::Zstd => Compression::Zstd,
+        });
+    Ok(settings.build().await?)
 }
 
 /// Sends the input; false if it was stopped before the end of it.
 async fn send_lines(
     args: &ProduceArgs,
     producer: &Producer,
-    acks: mpsc::Sender<(Ack, u64)>,
+    fates: mpsc::Sender<Fate>,
     mut stopped: watch::Receiver<Option<Stop>>,
 ) -> anyhow::Result<bool> {
-    let (lines, mut read) = mpsc::channel::<std::io::Result<Vec<u8>>>(LINES_AHEAD);
-    // Reading blocks, so it has a thread of its own.
-    std::thread::spawn(move || read_lines(&lines));
+    // No longer line can be sent, whatever part of it the separator is.
+    let separator = args.key_separator.as_ref().map_or(0, String::len);
+    let mut read = lines::of_stdin(producer.message_bytes_max() + separator);
     let sending = async {
         let start = tokio::time::Instant::now();
         let mut number = 0u64;
@@ -191,12 +197,18 @@ async fn send_lines(
                 tokio::time::sleep_until(start + due).await;
             }
             number += 1;
-            let at = || format!("line {number}, after which nothing is sent");
-            let bytes = line.len() as u64;
-            let record = record_of(args, &template, line).with_context(at)?;
-            let ack = producer.send(record).await.with_context(at)?;
-            if acks.send((ack, bytes)).await.is_err() {
+            let (fate, goes_on) = match send(args, producer, &template, line).await {
+                Ok(fate) => (fate, true),
+                Err(error) => {
+                    let goes_on = args.keep_going && !is_of_all_records(&error);
+                    (Fate::Refused(error), goes_on)
+                }
+            };
+            if fates.send(fate).await.is_err() {
                 bail!("the acknowledgements are no longer counted");
+            }
+            if !goes_on {
+                return Ok(false);
             }
         }
         Ok(true)
@@ -208,25 +220,28 @@ async fn send_lines(
     }
 }
 
-fn read_lines(lines: &mpsc::Sender<std::io::Result<Vec<u8>>>) {
-    let mut input = std::io::stdin().lock();
-    loop {
-        let mut line = Vec::new();
-        let next = match input.read_until(b'\n', &mut line) {
-            Ok(0) => return,
-            Ok(_) => {
-                if line.last() == Some(&b'\n') {
-                    line.pop();
-                }
-                Ok(line)
-            }
-            Err(error) => Err(error),
-        };
-        let failed = next.is_err();
-        if lines.blocking_send(next).is_err() || failed {
-            return;
+async fn send(
+    args: &ProduceArgs,
+    producer: &Producer,
+    template: &Record,
+    line: Line,
+) -> anyhow::Result<Fate> {
+    let line = match line {
+        Line::Whole(line) => line,
+        Line::TooLong => {
+            let most = producer.message_bytes_max();
+            bail!("it is too long: the brokers take records of {most} bytes at most");
         }
-    }
+    };
+    let bytes = line.len() as u64;
+    let record = record_of(args, template, line)?;
+    Ok(Fate::Taken(producer.send(record).await?, bytes))
+}
+
+/// Whether what is wrong with one record is so with all that follow.
+fn is_of_all_records(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<baton_client::Error>();
+    error.is_some_and(|error| matches!(error.kind(), ErrorKind::UnknownTopic | ErrorKind::Closed))
 }
 
 /// What all records have in common.
@@ -243,166 +258,52 @@ fn template(args: &ProduceArgs) -> Record {
 
 fn record_of(args: &ProduceArgs, template: &Record, line: Vec<u8>) -> anyhow::Result<Record> {
     let line = Bytes::from(line);
-    let record = template.clone();
-    Ok(match &args.key_separator {
-        None => record.value(line),
-        Some(separator) => {
-            let separator = separator.as_bytes();
-            let found = line
-                .windows(separator.len())
-                .position(|part| part == separator);
-            let Some(at) = found else {
-                bail!(
-                    "no key: the separator {:?} is not in it",
-                    args.key_separator.as_deref().unwrap_or_default()
-                );
-            };
-            let value = line.slice(at + separator.len()..);
-            record.value(value).key(line.slice(..at))
-        }
-    })
+    let Some(separator) = args.key_separator.as_deref() else {
+        return Ok(with_value(args, template.clone(), line));
+    };
+    let bytes = separator.as_bytes();
+    let found = line.windows(bytes.len()).position(|part| part == bytes);
+    let at = found.ok_or_else(|| anyhow!("no key: the separator {separator:?} is not in it"))?;
+    let value = line.slice(at + bytes.len()..);
+    let record = template.clone().key(line.slice(..at));
+    Ok(with_value(args, record, value))
 }
 
-/// Where acknowledgements are noted down.
-struct AckLog {
-    path: PathBuf,
-    file: BufWriter<File>,
-}
-
-impl AckLog {
-    fn open(path: &PathBuf) -> anyhow::Result<AckLog> {
-        let file = File::options().create(true).append(true).open(path);
-        let file = file.with_context(|| format!("{} cannot be opened", path.display()))?;
-        Ok(AckLog {
-            path: path.clone(),
-            file: BufWriter::new(file),
-        })
-    }
-
-    /// Notes it; at once on the disk's side of this process, where nothing follows at once.
-    fn note(&mut self, line: u64, at: &RecordMetadata, is_last: bool) -> anyhow::Result<()> {
-        let number = |number: Option<u64>| number.map_or("-".to_owned(), |n| n.to_string());
-        let offset = number(at.offset.map(|offset| offset.0));
-        let epoch = number(at.epoch.map(|epoch| u64::from(epoch.0)));
-        let file = &mut self.file;
-        let written = writeln!(file, "{line}\t{}\t{offset}\t{epoch}", at.partition);
-        let written = written.and_then(|()| if is_last { file.flush() } else { Ok(()) });
-        written.with_context(|| format!("{} cannot be written to", self.path.display()))
-    }
-
-    fn end(mut self) -> anyhow::Result<()> {
-        let flushed = self.file.flush();
-        flushed.with_context(|| format!("{} cannot be written to", self.path.display()))
+fn with_value(args: &ProduceArgs, record: Record, value: Bytes) -> Record {
+    match args.null_value.as_deref() {
+        Some(none) if value == none.as_bytes() => record,
+        _ => record.value(value),
     }
 }
 
-/// Waits for the acknowledgements, in order.
-struct Counter {
-    acknowledged: Arc<AtomicU64>,
-    stop: watch::Sender<Option<Stop>>,
-    keep_going: bool,
-    ack_log: Option<AckLog>,
-}
-
-impl Counter {
-    /// What became of the records, and of the log of their acknowledgements.
-    async fn count(mut self, mut acks: mpsc::Receiver<(Ack, u64)>) -> (Tally, anyhow::Result<()>) {
-        let mut line = 0;
-        let mut logged = Ok(());
-        let progress = progress_bar();
-        let mut tally = Tally::default();
-        let mut stopped = self.stop.subscribe();
-        while let Some((ack, bytes)) = acks.recv().await {
-            line += 1;
-            let result = tokio::select! {
-                biased;
-                result = ack => result,
-                _ = stopped.wait_for(|stop| *stop == Some(Stop::Interrupted)) => {
-                    tally.open += 1;
-                    continue;
-                }
-            };
-            match result {
-                Ok(at) => {
-                    if let (Some(log), Ok(())) = (&mut self.ack_log, &logged) {
-                        logged = log.note(line, &at, acks.is_empty());
-                        if logged.is_err() {
-                            self.stop_for(Stop::Failed);
-                        }
-                    }
-                    tally.acknowledged += 1;
-                    tally.bytes += bytes;
-                    self.acknowledged
-                        .store(tally.acknowledged, Ordering::Relaxed);
-                }
-                Err(error) => {
-                    tally.failed += 1;
-                    tally.first_error.get_or_insert(error);
-                    if !self.keep_going {
-                        self.stop_for(Stop::Failed);
-                    }
-                }
-            }
-            if tally.acknowledged % 1024 == 0 {
-                progress.set_position(tally.acknowledged);
-            }
-        }
-        progress.finish_and_clear();
-        if let (Some(log), Ok(())) = (self.ack_log.take(), &logged) {
-            logged = log.end();
-        }
-        (tally, logged)
-    }
-
-    fn stop_for(&self, why: Stop) {
-        self.stop.send_if_modified(|stop| {
-            let first = stop.is_none();
-            stop.get_or_insert(why);
-            first
-        });
-    }
-}
-
-/// Says why nothing goes forward, where it does not, and minds Ctrl-C.
+/// Says why nothing goes forward, where it does not, and minds signals.
 async fn watch_over(
     producer: &Producer,
-    acknowledged: &AtomicU64,
+    done: &AtomicU64,
     stop: &watch::Sender<Option<Stop>>,
+    mut interruption: Interruption,
 ) -> Infallible {
     let mut seen = 0;
     loop {
         tokio::select! {
             () = tokio::time::sleep(SILENCE_MAX) => {}
-            pressed = tokio::signal::ctrl_c() => {
-                if pressed.is_ok() {
-                    stop.send_replace(Some(Stop::Interrupted));
-                }
+            () = interruption.happened() => {
+                stop.send_replace(Some(Stop::Interrupted));
                 std::future::pending::<()>().await;
             }
         }
-        let now = acknowledged.load(Ordering::Relaxed);
+        let now = done.load(Ordering::Relaxed);
         if now == seen
             && let Some(error) = producer.trouble()
         {
-            note!("waiting, {now} records acknowledged so far: {error}");
+            let records = count(now, "record", "records");
+            note!("waiting, {records} acknowledged so far: {error}");
         }
         seen = now;
     }
 }
 
-fn progress_bar() -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{spinner} {pos} acknowledged, {per_sec}, {elapsed}");
-    let bar = ProgressBar::new_spinner();
-    match style {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
-}
-
-fn report(tally: &Tally, took: Duration, as_json: bool) -> anyhow::Result<()> {
+fn report(args: &ProduceArgs, tally: &Tally, took: Duration, as_json: bool) -> anyhow::Result<()> {
     let seconds = took.as_secs_f64();
     let megabytes = tally.bytes as f64 / 1e6;
     if as_json {
@@ -412,26 +313,44 @@ fn report(tally: &Tally, took: Duration, as_json: bool) -> anyhow::Result<()> {
             "megabytes_per_second": megabytes / seconds,
         }));
     }
+    let (records, what) = match args.acks {
+        AcksArg::None => (
+            tally.open,
+            "sent (nothing is acknowledged with --acks none)",
+        ),
+        _ => (tally.acknowledged, "acknowledged"),
+    };
     say!(
-        "{} acknowledged in {seconds:.3} s ({:.0} records/s, {:.1} MB/s)",
-        count(tally.acknowledged, "record", "records"),
-        tally.acknowledged as f64 / seconds,
+        "{} {what} in {seconds:.3} s ({:.0} records/s, {:.1} MB/s)",
+        count(records, "record", "records"),
+        records as f64 / seconds,
         megabytes / seconds
     )
 }
 
 /// Whether all went well.
-fn outcome(tally: &Tally, sent: anyhow::Result<bool>, stop: Option<Stop>) -> anyhow::Result<()> {
-    if let Some(error) = &tally.first_error {
+fn outcome(
+    args: &ProduceArgs,
+    tally: &Tally,
+    sent: anyhow::Result<bool>,
+    stop: Option<Stop>,
+) -> anyhow::Result<()> {
+    if let Some((line, error)) = &tally.first_error {
         let failed = count(tally.failed, "record was", "records were");
         let then = match (sent, stop) {
             (Err(error), _) => format!("; {}", with_causes(&error)),
-            (Ok(false), Some(Stop::Failed)) => {
-                "; nothing more was sent (--keep-going goes on)".to_owned()
-            }
-            _ => String::new(),
+            (Ok(false), Some(Stop::Interrupted)) => "; interrupted".to_owned(),
+            (Ok(false), _) if args.keep_going => "; nothing more was sent".to_owned(),
+            (Ok(false), _) => "; nothing more was sent (--keep-going goes on)".to_owned(),
+            (Ok(true), _) => String::new(),
         };
-        bail!("{failed} not acknowledged{then}; the first error: {error}");
+        let first = if tally.failed == 1 {
+            "it is"
+        } else {
+            "the first is"
+        };
+        let error = with_causes(error);
+        bail!("{failed} not acknowledged{then}; {first} line {line}: {error}");
     }
     sent?;
     match stop {
