@@ -104,7 +104,7 @@ fn say_what_is_dropped() {
     let dropped: Vec<String> = names.filter(|name| name.starts_with("BATON__")).collect();
     if !dropped.is_empty() {
         note!(
-            "{} not passed on: `dev` runs its brokers with the default configuration; use `baton broker start` for another",
+            "{} not passed on: `dev` runs its brokers with the default configuration (but for broker.threads: they share the processors); use `baton broker start` for another",
             dropped.join(", ")
         );
     }

@@ -37,8 +37,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
     version,
     about,
     propagate_version = true,
-    after_help = "Ends with 0 (done), 1 (failed) or 2 (the command line was not understood). A reader that \
-                  closes the pipe is no failure."
+    after_help = manual::EXIT_STATUS
 )]
 struct Cli {
     #[command(flatten)]
@@ -126,23 +125,27 @@ enum BrokerCommand {
     Start(start::StartArgs),
 }
 
-/// The command line, without `--bootstrap` in the help of commands that talk to no cluster.
+/// The command line. The help of commands that talk to no cluster does not have `--bootstrap`, and that of
+/// commands that answer nothing does not have `--json`.
 fn command() -> clap::Command {
     let mut command = Cli::command();
     // Only then each subcommand has what is global.
     command.build();
     for name in ["dev", "broker", "config", "log", "completions", "man"] {
-        command = command.mut_subcommand(name, without_bootstrap);
+        command = command.mut_subcommand(name, |command| without("bootstrap", command));
+    }
+    for name in ["dev", "broker", "completions", "man"] {
+        command = command.mut_subcommand(name, |command| without("json", command));
     }
     command
 }
 
-fn without_bootstrap(command: clap::Command) -> clap::Command {
-    let command = command.mut_args(|arg| match arg.get_id() == "bootstrap" {
+fn without(flag: &'static str, command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|arg| match arg.get_id() == flag {
         true => arg.hide(true),
         false => arg,
     });
-    command.mut_subcommands(without_bootstrap)
+    command.mut_subcommands(|command| without(flag, command))
 }
 
 /// Runs the command that was given.
@@ -239,13 +242,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_commands_that_talk_to_a_cluster_offer_to_name_one() {
-        for (words, offered) in [
-            (&["topic", "create"][..], true),
-            (&["cluster", "status"], true),
-            (&["group", "reset"], true),
-            (&["dev"], false),
-            (&["log", "verify"], false),
+    fn commands_offer_only_what_they_take() {
+        for (words, cluster, json) in [
+            (&["topic", "create"][..], true, true),
+            (&["cluster", "status"], true, true),
+            (&["group", "reset"], true, true),
+            (&["dev"], false, false),
+            (&["log", "verify"], false, true),
         ] {
             let mut command = command();
             let mut found = &mut command;
@@ -253,7 +256,8 @@ mod tests {
                 found = found.find_subcommand_mut(word).expect("a command");
             }
             let help = found.render_long_help().to_string();
-            assert_eq!(help.contains("--bootstrap"), offered, "{words:?}");
+            assert_eq!(help.contains("--bootstrap"), cluster, "{words:?}");
+            assert_eq!(help.contains("--json"), json, "{words:?}");
         }
     }
 }
