@@ -15,3 +15,5 @@ mod retention;
 mod timestamps;
 mod topics;
 mod usage;
+mod usage_lines;
+mod usage_outage;

@@ -128,7 +128,11 @@ fn what_cannot_be_done_is_said_and_ends_with_the_right_code() {
             1,
             "3 brokers are alive",
         ),
-        (vec!["topic", "delete", "nothing"], 1, "--yes"),
+        (
+            vec!["topic", "delete", "nothing"],
+            1,
+            "no topic named `nothing`",
+        ),
         (vec!["produce", "nothing"], 1, "no topic named `nothing`"),
         (vec!["topic", "crate"], 2, "unrecognized subcommand"),
         (
@@ -258,6 +262,7 @@ fn a_reader_that_is_gone_is_no_failure_and_a_full_disk_no_panic() {
         &["cluster", "status"],
         &["cluster", "status", "--json"],
         &["produce", "t"],
+        &["consume", "t", "--from-start", "--until-end"],
         &["config", "default"],
         &["config", "check", "--json"],
         &["--help"],
@@ -268,7 +273,12 @@ fn a_reader_that_is_gone_is_no_failure_and_a_full_disk_no_panic() {
         assert_eq!(text(&output.stderr), "", "{args:?}");
         assert_eq!(output.status.code(), Some(0), "{args:?}");
     }
-    for args in [&["cluster", "status"][..], &["topic", "list", "--json"]] {
+    assert!(feed(&cluster, &["produce", "t"], b"a\n").status.success());
+    for args in [
+        &["cluster", "status"][..],
+        &["topic", "list", "--json"],
+        &["consume", "t", "--from-start", "--count", "1"],
+    ] {
         let full = std::fs::File::options()
             .write(true)
             .open("/dev/full")
