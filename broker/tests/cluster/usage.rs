@@ -369,7 +369,7 @@ async fn a_change_without_an_answer_is_not_called_a_failure() {
     let said = text(&created.stderr);
     assert_eq!(created.status.code(), Some(1), "{said}");
     assert!(
-        said.contains("not known") && said.contains("topic list"),
+        said.contains("not known") && said.contains("the list of topics"),
         "{said}"
     );
     cluster.signal(2, Signal::CONT);

@@ -175,7 +175,7 @@ fn groups_are_consumed_listed_described_reset_and_deleted() {
         (
             vec!["group", "reset", "g", "--to-latest", "--topic", "t:9"],
             1,
-            "no partition t/9",
+            "t/9: there is no such partition",
         ),
         (vec!["group", "describe", "no spaces"], 1, "no spaces"),
         (
