@@ -177,7 +177,7 @@ fn groups_are_consumed_listed_described_reset_and_deleted() {
             1,
             "t/9: there is no such partition",
         ),
-        (vec!["group", "describe", "no spaces"], 1, "no spaces"),
+        (vec!["group", "describe", "no spaces"], 2, "no spaces"),
         (
             vec!["consume", "t", "--group", "g", "--from", "7"],
             2,
