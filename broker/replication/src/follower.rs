@@ -103,7 +103,10 @@ impl Replica {
                         }
                         return;
                     }
-                    if to < self.log.high_watermark && self.may_lack_entries() {
+                    if self.cut_leaves_gaps(to, append.epoch) {
+                        if !self.may_discard() {
+                            return;
+                        }
                         self.start_over(append.epoch, out);
                         return self.answer_mismatch(&append, out);
                     }
@@ -250,6 +253,26 @@ impl Replica {
         true
     }
 
+    /// Whether a log that is cut here may lack entries that were superseded by some that are cut, and count
+    /// again: below what was known to be committed. What an earlier life knew is not known any more; it
+    /// may have been all that it left.
+    fn cut_leaves_gaps(&self, to: Offset, epoch: LeaderEpoch) -> bool {
+        let known = self.log.high_watermark.max(self.inherited_end);
+        to < known && self.may_give_up(epoch) && self.may_lack_entries()
+    }
+
+    /// Whether the metadata does not count on this log, so that it may be discarded. An asynchronous election
+    /// leaves the in-sync set as it is: a member that holds next to nothing, and does not say so, could win
+    /// the next one. So it is to be a suspect first; its host has the metadata say so.
+    fn may_discard(&mut self) -> bool {
+        let counts = self.view.in_sync.contains(&self.me.broker) && !self.is_flagged();
+        if counts && self.rules.hold(Rule::MembersDiscardNothing) {
+            self.log.lossy = true;
+            return false;
+        }
+        true
+    }
+
     /// Discards the log, to be sent all of it again.
     fn start_over(&mut self, epoch: LeaderEpoch, out: &mut Vec<Effect>) {
         self.anew_after = self.view.lossy_epoch;
@@ -265,6 +288,7 @@ impl Replica {
             self.flush_ceiling = Some(self.flush_ceiling.map_or(to, |ceiling| ceiling.min(to)));
         }
         self.log.end = to;
+        self.inherited_end = self.inherited_end.min(to);
         self.log.durable_end = self.log.durable_end.min(to);
         self.log.epochs.truncate(to);
         self.log.producers.truncate(to);
@@ -373,6 +397,7 @@ impl Replica {
         }
         self.log.start = start;
         self.log.end = start;
+        self.inherited_end = start;
         self.log.durable_end = start;
         self.log.epochs = EpochHistory::empty_at(start, prev_epoch);
         self.log.producers = producers;

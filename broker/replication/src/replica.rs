@@ -71,7 +71,8 @@ pub struct LogShape {
     pub epochs: EpochHistory,
     /// What is known of its producers.
     pub producers: ProducerTable,
-    /// It may lack what an earlier life acknowledged: it was found missing or damaged.
+    /// The metadata is to say that it may lack what was acknowledged: it was found missing or damaged, or is
+    /// about to be discarded.
     pub lossy: bool,
 }
 
@@ -102,6 +103,8 @@ pub struct Replica {
     /// The last election that may have lost entries after which this replica began anew, because its log
     /// may lack what is needed again.
     pub(crate) anew_after: LeaderEpoch,
+    /// Where what earlier lives left ends.
+    pub(crate) inherited_end: Offset,
     /// When the last heartbeat was sent that the controller has answered.
     pub(crate) heard_at: Option<Tick>,
     pub(crate) links: std::collections::BTreeSet<BrokerId>,
@@ -129,6 +132,7 @@ impl Replica {
             config,
             rules,
             promised: view.epoch,
+            inherited_end: log.end,
             log,
             view,
             led: LeaderEpoch::NONE,
@@ -232,7 +236,7 @@ impl Replica {
         }
     }
 
-    fn is_flagged(&self) -> bool {
+    pub(crate) fn is_flagged(&self) -> bool {
         let me = self.view.replicas.get(&self.me.broker);
         me.is_some_and(|replica| replica.suspect)
     }

@@ -55,6 +55,8 @@ pub enum Rule {
     LostSupersedersAreMadeGood,
     /// A leader's log is compacted no further than all members of the in-sync set have come.
     CompactionAwaitsTheSet,
+    /// A member of the in-sync set discards its log, to be sent it again, only as a suspect.
+    MembersDiscardNothing,
 }
 
 /// Which rules hold. All of them, unless a test says otherwise.

@@ -44,6 +44,13 @@ fn view(members: &[u32], lossy: u32) -> PartitionView {
     }
 }
 
+/// The same, in which broker 2 is a suspect.
+fn view_of_suspect(mut view: PartitionView) -> PartitionView {
+    let replica = view.replicas.get_mut(&BrokerId(2)).expect("a replica");
+    replica.suspect = true;
+    view
+}
+
 /// Broker 2 with a log of these epochs that ends at 60, known to be committed up to there.
 fn follower(view: PartitionView, epochs: &[(u32, u64)], high_watermark: u64) -> Replica {
     follower_by(Rules::default(), view, epochs, high_watermark)
@@ -156,13 +163,29 @@ fn what_another_epoch_wrote_is_cut_where_that_began() {
 #[test]
 fn a_member_that_is_cut_below_its_watermark_begins_anew() {
     let mut member = follower(view(&[1, 2], 3), &[(1, 0)], 50);
-    let out = append(&mut member, (1, 30), &[entry(1, 40, 45), entry(3, 90, 91)]);
+    let left = [entry(1, 40, 45), entry(3, 90, 91)];
+    assert_eq!(append(&mut member, (1, 30), &left), []);
+    assert!(member.log().lossy, "the metadata is to know it first");
+    let suspect = view_of_suspect(view(&[1, 2], 3));
+    member.step(Tick(2), Input::Metadata(suspect), &mut Vec::new());
+    assert!(!member.log().lossy);
+    let out = append(&mut member, (1, 30), &left);
     assert_eq!((began_anew(&out), cut(&out)), (Some(0), None));
     assert!(says_where_it_is(&out));
     assert_eq!(member.log().end, Offset::ZERO);
 
+    // All of it was written in this life, but for what it found.
     let mut above = follower(view(&[1, 2], 3), &[(1, 0)], 45);
-    let out = append(&mut above, (1, 30), &[entry(1, 40, 45), entry(3, 90, 91)]);
+    append(&mut above, (1, 60), &[entry(1, 60, 70)]);
+    let out = append(&mut above, (1, 55), &[entry(1, 55, 60), entry(3, 90, 91)]);
+    assert_eq!((began_anew(&out), cut(&out)), (None, Some(60)));
+
+    // What an earlier life knew to be committed, and compacted, nobody knows any more.
+    let mut restarted = follower(view_of_suspect(view(&[1, 2], 3)), &[(1, 0)], 0);
+    let out = append(&mut restarted, (1, 30), &left);
+    assert_eq!((began_anew(&out), cut(&out)), (Some(0), None));
+    let mut clean = follower(view(&[1, 2], 0), &[(1, 0)], 0);
+    let out = append(&mut clean, (1, 30), &left);
     assert_eq!((began_anew(&out), cut(&out)), (None, Some(45)));
 }
 
@@ -245,6 +268,11 @@ fn without_the_rules_all_of_this_is_otherwise() {
     let without = Rules::without(Rule::LostSupersedersAreMadeGood);
     let mut outside = follower_by(without, view(&[1, 3], 3), &[(1, 0)], 10);
     assert_eq!(began_anew(&append(&mut outside, (1, 60), &[])), None);
+
+    let without = Rules::without(Rule::MembersDiscardNothing);
+    let mut member = follower_by(without, view(&[1, 2], 3), &[(1, 0)], 50);
+    let out = append(&mut member, (1, 30), &[entry(1, 40, 45), entry(3, 90, 91)]);
+    assert_eq!(began_anew(&out), Some(0));
 
     let without = Rules::without(Rule::CompactionAwaitsTheSet);
     let (mut leader, view) = leader_to_be(without);

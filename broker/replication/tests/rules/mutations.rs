@@ -14,10 +14,11 @@ use crate::scripts;
 
 /// Rules about logs that lack entries. Neither scripts nor histories have such; `compaction.rs` has tests of
 /// these, and the simulator compacts.
-pub const ABOUT_GAPS: [Rule; 3] = [
+pub const ABOUT_GAPS: [Rule; 4] = [
     Rule::GapsCutNothing,
     Rule::LostSupersedersAreMadeGood,
     Rule::CompactionAwaitsTheSet,
+    Rule::MembersDiscardNothing,
 ];
 
 /// Every rule that can be switched off.
@@ -51,7 +52,8 @@ fn next(rule: Rule) -> Option<Rule> {
         Rule::ResetBringsProducers => Some(Rule::GapsCutNothing),
         Rule::GapsCutNothing => Some(Rule::LostSupersedersAreMadeGood),
         Rule::LostSupersedersAreMadeGood => Some(Rule::CompactionAwaitsTheSet),
-        Rule::CompactionAwaitsTheSet => None,
+        Rule::CompactionAwaitsTheSet => Some(Rule::MembersDiscardNothing),
+        Rule::MembersDiscardNothing => None,
     }
 }
 
