@@ -12,9 +12,10 @@ use baton_controller::state::ClusterState;
 use baton_protocol::ids::{BrokerId, ClusterId, MetadataIndex};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
-use openraft::{Config, Raft, SnapshotPolicy};
+use openraft::{Config, Instant as _, Raft, ServerState, SnapshotPolicy};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use crate::bereaved::{Follower, Loss};
 use crate::binding::Binding;
@@ -225,6 +226,26 @@ impl RaftNode {
             Some((id, BrokerId(voter.broker)))
         });
         voters.collect()
+    }
+
+    /// When this node led for sure: at that moment it sent what a majority of the voters has acknowledged
+    /// since, so none of them had followed another by then. None if it does not lead, or nobody has
+    /// acknowledged anything yet. That it leads, as [`RaftNode::leader`] has it, may be long over.
+    pub fn surely_led_at(&self) -> Option<Instant> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched().clone();
+        if metrics.state != ServerState::Leader {
+            return None;
+        }
+        let mut voters = metrics.membership_config.voter_ids();
+        if voters.all(|id| id == self.node_id) {
+            // There is nobody to ask.
+            return Some(Instant::now());
+        }
+        // The library's clock tells how long ago something was only. Asked in this order, it is not later
+        // than it was.
+        let now = Instant::now();
+        now.checked_sub(metrics.last_quorum_acked?.elapsed())
     }
 
     /// Who leads, and whether it is this node.

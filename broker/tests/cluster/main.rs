@@ -1,5 +1,6 @@
 //! Clusters of real processes: started, killed, frozen, and asked whether anything was lost.
 
+mod alone;
 mod client;
 mod compaction;
 mod consumers;

@@ -148,6 +148,42 @@ fn a_leader_whose_process_ends_is_replaced_before_any_time_out() {
 }
 
 #[test]
+fn a_leader_is_sure_that_it_leads_as_long_as_a_majority_says_so() {
+    let mut trio = Trio::formed();
+    let leader = trio.settle();
+    let follower = (leader + 1) % 3;
+    assert_eq!(trio.nodes[follower].surely_led_at(), None);
+    let asked_at = tokio::time::Instant::now();
+    trio.runtime.block_on(async {
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while trio.nodes[leader].surely_led_at() < Some(asked_at) {
+            assert!(std::time::Instant::now() < deadline, "it is not sure");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    // One follower makes a majority with the leader, none does not.
+    for (away, sure) in [(1, true), (2, false)] {
+        let node = &trio.nodes[(leader + away) % 3];
+        let away_at = trio.runtime.block_on(async {
+            node.shutdown().await;
+            tokio::time::sleep(A_WHILE).await;
+            let away_at = tokio::time::Instant::now();
+            tokio::time::sleep(A_WHILE).await;
+            away_at
+        });
+        assert!(trio.nodes[leader].surely_led_at() <= Some(tokio::time::Instant::now()));
+        assert_eq!(trio.nodes[leader].surely_led_at() > Some(away_at), sure);
+        assert!(
+            trio.nodes[leader]
+                .leader
+                .borrow()
+                .as_ref()
+                .is_some_and(|l| l.is_me)
+        );
+    }
+}
+
+#[test]
 fn a_voter_that_is_cut_off_alone_deposes_nobody() {
     let mut trio = Trio::formed();
     let (follower, mut followed) = trio.follower();
