@@ -353,9 +353,11 @@ impl LogFile {
         true
     }
 
-    /// Whether everything that is recorded as durable is there.
+    /// Whether everything that is recorded as durable is there, and what lies below the start, as far as it
+    /// is kept: a scan ends at damage wherever it is.
     pub fn is_sound(&self) -> bool {
-        self.end() >= self.mark
+        let last = self.entries.last().map(|last| last.end);
+        last.unwrap_or(self.start()) >= self.mark.max(self.start())
     }
 
     /// What a process does with a log that it finds: checks every entry, cuts a torn tail or before

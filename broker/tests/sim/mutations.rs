@@ -18,7 +18,8 @@ const NEAR: u64 = 20;
 /// leader without synchronous followers is not among them: it shortens the time in which such a leader
 /// acknowledges what is given up already, and no history is forbidden by it. Nor are the two rules that make
 /// good what a lossy election loses of a compacted log (`LostSupersedersAreMadeGood`,
-/// `CompactionAwaitsTheSet`): it takes thousands of seeds to need them, and tests of their own guard them.
+/// `CompactionAwaitsTheSet`), and the one that has members say so before they discard theirs
+/// (`MembersDiscardNothing`): it takes thousands of seeds to need them, and tests of their own guard them.
 const RULES: &[(Rule, u64)] = &[
     (Rule::Replica(ReplicaRule::JointCommit), 31),
     (Rule::Replica(ReplicaRule::RemovalCheck), 0),
