@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use anyhow::anyhow;
-use baton_client::{Client, Error, ErrorKind};
+use baton_client::{Client, Error, ErrorKind, TopicRecord};
+use baton_protocol::admin::check_topic_name;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -88,6 +89,25 @@ async fn probe(addresses: &[String]) -> Vec<(String, Heard)> {
 }
 
 /// What is heard, addresses of which the same is to be said together.
+/// A topic that records go to or come from.
+pub async fn topic(client: &Client, name: &str) -> anyhow::Result<TopicRecord> {
+    client
+        .topic(name)
+        .await
+        .map_err(|error| match error.kind() {
+            ErrorKind::UnknownTopic => anyhow!(no_topic(name)),
+            _ => error.into(),
+        })
+}
+
+/// That there is no such topic, and how to make it, if one can have that name.
+pub fn no_topic(name: &str) -> String {
+    match check_topic_name(name) {
+        Ok(()) => format!("there is no topic named `{name}` (make it: baton topic create {name})"),
+        Err(_) => format!("there is no topic named `{}`", name.escape_debug()),
+    }
+}
+
 fn told(heard: &[(String, Heard)]) -> String {
     let mut told: Vec<(&Heard, Vec<&str>)> = Vec::new();
     for (address, heard) in heard {

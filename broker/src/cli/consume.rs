@@ -203,7 +203,10 @@ pub fn run(args: &ConsumeArgs, global: &Global) -> anyhow::Result<()> {
 
 /// Whether the topic has the partitions that are named.
 async fn check_partitions(args: &ConsumeArgs, client: &Client) -> anyhow::Result<()> {
-    let partitions = client.topic(&args.topic).await?.partitions.len() as u32;
+    let partitions = bootstrap::topic(client, &args.topic)
+        .await?
+        .partitions
+        .len() as u32;
     let first = match start(args) {
         Start::Offsets(offsets) => offsets.into_keys().find(|one| one.0 >= partitions),
         _ => None,

@@ -151,7 +151,10 @@ pub fn run(args: &ProduceArgs, global: &Global) -> anyhow::Result<()> {
 
 async fn connect(args: &ProduceArgs, global: &Global) -> anyhow::Result<Producer> {
     let client: Client = bootstrap::connect(global).await?;
-    let partitions = client.topic(&args.topic).await?.partitions.len() as u32;
+    let partitions = bootstrap::topic(&client, &args.topic)
+        .await?
+        .partitions
+        .len() as u32;
     if let Some(partition) = args.partition.filter(|wanted| *wanted >= partitions) {
         bail!(
             "topic {} has no partition {partition}; it has {partitions}, numbered from 0",

@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use baton_client::Client;
-use baton_protocol::admin::check_topic_name;
 use baton_protocol::metadata::{ClusterView, TopicRecord};
 use tokio::time::{sleep, timeout};
 
+use crate::cli::bootstrap::no_topic;
 use crate::cli::output::{count, named, note};
 
 /// How long nothing may come before it is looked why.
@@ -93,13 +93,6 @@ impl Waiting<'_> {
             Ok(Err(error)) => format!("group {group} has not taken this consumer in yet: {error}"),
             _ => format!("group {group} has not taken this consumer in yet"),
         }
-    }
-}
-
-fn no_topic(name: &str) -> String {
-    match check_topic_name(name) {
-        Ok(()) => format!("there is no topic named `{name}` (make it: baton topic create {name})"),
-        Err(_) => format!("there is no topic named `{}`", name.escape_debug()),
     }
 }
 

@@ -133,7 +133,11 @@ fn what_cannot_be_done_is_said_and_ends_with_the_right_code() {
             1,
             "no topic named `nothing`",
         ),
-        (vec!["produce", "nothing"], 1, "no topic named `nothing`"),
+        (
+            vec!["produce", "nothing"],
+            1,
+            "no topic named `nothing` (make it: baton topic create nothing)",
+        ),
         (vec!["topic", "crate"], 2, "unrecognized subcommand"),
         (
             vec!["topic", "list", "--bootstrap", "nowhere"],
