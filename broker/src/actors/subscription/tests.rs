@@ -61,3 +61,41 @@ async fn nobody_is_pushed_what_lies_beyond_the_watermark_or_beyond_his_credit() 
     credit.add_permits(1_000);
     assert_eq!(next(&mut messages).await, Some(vec![3, 4, 5]));
 }
+
+/// What this thread has had of a processor.
+fn processor_time() -> Duration {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux tells");
+    let first = stat.split(' ').next().and_then(|ns| ns.parse().ok());
+    Duration::from_nanos(first.expect("a number"))
+}
+
+#[test]
+fn what_is_committed_and_cannot_be_read_is_waited_for_and_not_spun_on() {
+    const A_WHILE: Duration = Duration::from_millis(500);
+    let dir = tempfile::tempdir().expect("a directory");
+    let opened = Log::open(dir.path(), IDENTITY, Config::default().log.storage());
+    let (log, _) = opened.expect("opens");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .expect("a runtime");
+    let before = processor_time();
+    runtime.block_on(async {
+        // The log has nothing up to there.
+        let (_to, watermark) = watch::channel(Offset(50));
+        let (out, _messages) = mpsc::unbounded_channel();
+        let pusher = Pusher {
+            subscription: 1,
+            position: Offset(0),
+            reader: log.reader(),
+            cold_reads: ColdReads::default(),
+            watermark,
+            credit: Arc::new(Semaphore::new(1_000)),
+            out,
+        };
+        tokio::spawn(pusher.run());
+        tokio::time::sleep(A_WHILE).await;
+    });
+    let busy = processor_time() - before;
+    assert!(busy < A_WHILE / 4, "{busy:?}");
+}
