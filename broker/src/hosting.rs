@@ -3,6 +3,7 @@
 //! Also the real [`PartitionLog`]: the storage crate's log with its quarantine.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use baton_protocol::batch::{EntryIter, LeaderStamp};
 use baton_protocol::ids::{BrokerId, BrokerLife, LeaderEpoch, Offset, TopicId, TopicPartition};
@@ -13,8 +14,8 @@ use baton_replication::producers::{ProducerTable, RememberedBatch};
 use baton_replication::rules::Rules;
 use baton_replication::{LogShape, Replica};
 use baton_storage::{
-    Chunk, CompactionRules, DamageNote, Glance, Log, LogIdentity, LogReader, Retention, Shortage,
-    StorageError, Trust, ask_recheck, make_dirs, start_wanted,
+    Chunk, CompactionRules, DamageNote, DropBehind, Glance, Log, LogIdentity, LogReader, Retention,
+    Shortage, StorageError, Trust, ask_recheck, make_dirs, start_wanted,
 };
 
 use crate::caretaker::Caretaker;
@@ -92,6 +93,12 @@ pub struct OpenedReplica {
 }
 
 impl OpenedReplica {
+    /// Has what the log writes leave memory when this window has moved past it.
+    pub fn dropping_behind(mut self, window: Option<Arc<DropBehind>>) -> OpenedReplica {
+        self.log.log.set_drop_behind(window);
+        self
+    }
+
     /// The replica's driver.
     pub fn into_driver(
         self,

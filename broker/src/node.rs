@@ -4,17 +4,18 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use actix::{Actor, SyncArbiter, System};
+use actix::{Actor, System};
 use anyhow::Context;
 use baton_protocol::ids::{ClusterId, ProcessId};
 use baton_raft::{ConfiguredVoter, RaftConfig, RaftFailure, RaftNode};
+use baton_storage::DropBehind;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::actors::control_link::{ControlLink, DiskProgress, Keeper, Registration};
 use crate::actors::controller::Controller;
-use crate::actors::flusher::{FLUSH_THREADS, Flusher};
+use crate::actors::flusher::Flusher;
 use crate::actors::inbound;
 use crate::actors::messages::CloseAll;
 use crate::actors::partition::Surroundings;
@@ -132,13 +133,15 @@ async fn serve(
     let failure = Failure::new(directory.path());
     let scrub_rate = shared.config.log.scrub_bytes_per_second;
     let compaction_rate = shared.config.log.compaction_bytes_per_second;
+    let drop_behind = DropBehind::new(shared.config.log.page_cache_bytes);
     let around = Surroundings {
         control,
         caretaker: Caretaker::start(scrub_rate, compaction_rate, failure.clone())
             .context("the thread that looks after the logs cannot start")?,
         failure,
         controller_heard: shared.controller_heard.subscribe(),
-        flusher: SyncArbiter::start(FLUSH_THREADS, || Flusher),
+        flusher: Flusher::start_all(drop_behind.clone()),
+        drop_behind,
         cold_reads: shared.cold_reads.clone(),
         clock,
         retention_check_interval_ms: shared.config.log.retention_check_interval_ms,

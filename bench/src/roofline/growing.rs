@@ -4,8 +4,10 @@
 #![allow(unsafe_code)]
 
 use std::fs::File;
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Context;
 use memmap2::{MmapOptions, MmapRaw};
@@ -14,6 +16,12 @@ use rustix::fs::FallocateFlags;
 /// The file gets room in steps of this many bytes.
 const STEP_BYTES: u64 = 16 << 20;
 
+/// What lies so many bytes behind the end leaves memory, as it does with a broker's default settings.
+const KEPT_BYTES: u64 = 256 << 20;
+
+/// So many bytes leave at a time.
+const DROPPED_BYTES: u64 = 4 << 20;
+
 /// Bytes that fit: addresses only, not memory.
 const MAPPED_BYTES: usize = 1 << 40;
 
@@ -21,6 +29,8 @@ const MAPPED_BYTES: usize = 1 << 40;
 pub struct Growing {
     file: File,
     map: MmapRaw,
+    /// Bytes that have left memory.
+    dropped: AtomicU64,
 }
 
 impl Growing {
@@ -39,7 +49,11 @@ impl Growing {
         let map = MmapOptions::new()
             .len(MAPPED_BYTES)
             .map_raw_read_only(&file)?;
-        Ok(Growing { file, map })
+        Ok(Growing {
+            file,
+            map,
+            dropped: AtomicU64::new(0),
+        })
     }
 
     /// Waits until everything that was written is on the disk.
@@ -48,6 +62,26 @@ impl Growing {
     /// As `fdatasync` has.
     pub fn sync(&self) -> std::io::Result<()> {
         self.file.sync_data()
+    }
+
+    /// Has the system drop from memory what lies far behind `end`, up to which all is on the disk.
+    pub fn drop_behind(&self, end: u64) {
+        let from = self.dropped.load(Ordering::Relaxed);
+        let to = end.saturating_sub(KEPT_BYTES) / DROPPED_BYTES * DROPPED_BYTES;
+        if to <= from {
+            return;
+        }
+        self.dropped.store(to, Ordering::Relaxed);
+        // A page stays as long as it is mapped. It is a hint, and so is what follows.
+        // SAFETY: within the mapping, which is of a file, shared and only read: a page that is touched
+        // again has the bytes of the file, as before.
+        unsafe {
+            let address = self.map.as_mut_ptr().add(from as usize);
+            let bytes = (to - from) as usize;
+            rustix::mm::madvise(address.cast(), bytes, rustix::mm::Advice::LinuxDontNeed).ok();
+        }
+        let bytes = NonZeroU64::new(to - from);
+        rustix::fs::fadvise(&self.file, from, bytes, rustix::fs::Advice::DontNeed).ok();
     }
 
     /// Writes `bytes` at `from`, where all before it was written; makes room for them first.

@@ -110,6 +110,7 @@ impl Node {
             self.log.sync()?;
             durable = to;
             self.update(|progress| progress.durable = to);
+            self.log.drop_behind(to);
         }
         Ok(())
     }

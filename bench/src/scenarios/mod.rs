@@ -61,6 +61,8 @@ pub struct Bench {
 pub struct Target {
     /// A client of it.
     pub client: Client,
+    /// Where its brokers are.
+    pub bootstrap: Vec<String>,
     own: Option<Cluster>,
     pids: Vec<u32>,
 }
@@ -85,7 +87,8 @@ impl Bench {
         }
         let addresses = self.common.bootstrap.clone();
         Ok(Target {
-            client: Client::builder(addresses).connect().await?,
+            client: Client::builder(addresses.clone()).connect().await?,
+            bootstrap: addresses,
             own: None,
             pids: self.common.pids.clone(),
         })
@@ -105,6 +108,7 @@ impl Bench {
         let client = connect(&cluster).await?;
         Ok(Target {
             client,
+            bootstrap: cluster.bootstrap(),
             own: Some(cluster),
             pids: Vec::new(),
         })

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use baton_client::Client;
 use bytes::Bytes;
 use clap::Args;
 
@@ -115,13 +116,10 @@ async fn load(
     match (way, &mut *system) {
         (Way::Baton(flush), System::Baton(target)) => {
             let topic = target.make_topic(&args.topic, flush, 1).await?.name;
-            let producer = prompt_producer(&target.client, &topic).await?;
             let meter = target.meter()?;
-            let done = one_by_one(args.seconds, async || {
-                producer.send(value.clone()).await?.await?;
-                Ok(())
-            });
-            let done = done.await?;
+            let (bootstrap, of, duration) = (target.bootstrap.clone(), topic.clone(), args.seconds);
+            let sending = move || on_one_thread(bootstrap, &of, value, duration);
+            let done = tokio::task::spawn_blocking(sending).await??;
             let (usages, _) = meter.stop()?;
             target.client.admin().delete_topic(&topic).await?;
             Ok((done, usages))
@@ -141,6 +139,27 @@ async fn load(
         }
         _ => bail!("another system runs than is to be measured"),
     }
+}
+
+/// With a client that does all of its work on this thread, as the clients of peers do.
+fn on_one_thread(
+    bootstrap: Vec<String>,
+    topic: &str,
+    value: Bytes,
+    duration: Duration,
+) -> anyhow::Result<OneByOne> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let client = Client::builder(bootstrap).connect().await?;
+        let producer = prompt_producer(&client, topic).await?;
+        let sending = one_by_one(duration, async || {
+            producer.send(value.clone()).await?.await?;
+            Ok(())
+        });
+        sending.await
+    })
 }
 
 async fn add_roofline(

@@ -12,6 +12,7 @@ use baton_protocol::ids::{Offset, Tick, TopicPartition};
 use baton_protocol::peer::PeerMessage;
 use baton_replication::Input;
 use baton_replication::event::{Refusal, RequestId};
+use baton_storage::DropBehind;
 use tokio::sync::watch;
 
 use self::answers::Waiting;
@@ -50,6 +51,8 @@ pub struct Surroundings {
     pub caretaker: Caretaker,
     /// The threads that flush.
     pub flusher: Addr<Flusher>,
+    /// How much of what was written stays in memory, if the system does not decide.
+    pub drop_behind: Option<Arc<DropBehind>>,
     /// Reads what the log has on the disk only.
     pub cold_reads: ColdReads,
     /// The time.

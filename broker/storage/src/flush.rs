@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use baton_protocol::ids::Offset;
 
+use crate::drop_behind::DropBehind;
 use crate::error::StorageError;
 use crate::files::sync_open_dir;
 use crate::log::Log;
@@ -53,6 +54,7 @@ pub struct FlushJob {
     segments: Vec<Arc<Segment>>,
     done: FlushDone,
     trusted: Arc<Trusted>,
+    drop_behind: Option<Arc<DropBehind>>,
 }
 
 /// What a flush has achieved.
@@ -72,6 +74,8 @@ impl FlushJob {
     /// If the disk refuses, which is the end of the log, even if nobody tells it: see
     /// [`Log::flush_failed`]. [`StorageError::Failed`] if that has happened before.
     pub fn run(self) -> Result<FlushDone, StorageError> {
+        // Bytes that come while it flushes may or may not be among those that are flushed.
+        let lens: Vec<_> = self.segments.iter().map(|one| one.len()).collect();
         self.trusted.flush(&self.dir, || {
             for segment in &self.segments {
                 segment.sync()?;
@@ -89,6 +93,11 @@ impl FlushJob {
             }
             Ok(())
         })?;
+        if let Some(drop_behind) = &self.drop_behind {
+            for (segment, len) in self.segments.iter().zip(lens) {
+                drop_behind.flushed(segment, len);
+            }
+        }
         Ok(self.done)
     }
 }
@@ -136,6 +145,7 @@ impl Log {
             segments: unflushed.in_flight.clone(),
             done,
             trusted: self.trusted.clone(),
+            drop_behind: self.drop_behind.clone(),
         }
     }
 

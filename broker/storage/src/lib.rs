@@ -8,6 +8,7 @@ mod by_time;
 mod compact;
 mod compact_file;
 mod damage;
+mod drop_behind;
 mod epochs;
 mod error;
 mod files;
@@ -39,6 +40,7 @@ mod witness;
 
 pub use compact::{Compaction, CompactionRules};
 pub use damage::{Damage, DamageNote};
+pub use drop_behind::DropBehind;
 pub use error::{ReadError, Shortage, StorageError};
 pub use files::make_dirs;
 pub use flush::{FlushDone, FlushJob};

@@ -12,6 +12,7 @@ use baton_protocol::batch::{
 use baton_protocol::ids::{LeaderEpoch, Offset};
 
 use crate::compact::Compacting;
+use crate::drop_behind::DropBehind;
 use crate::epochs::Run;
 use crate::error::{IoContext, ReadError, StorageError};
 use crate::files::{make_dirs, sync_dir};
@@ -69,6 +70,7 @@ pub struct Log {
     /// Raised by each cut, so that a flush prepared before it does not speak of what came after.
     pub(crate) generation: u64,
     pub(crate) trusted: Arc<Trusted>,
+    pub(crate) drop_behind: Option<Arc<DropBehind>>,
     pub(crate) hints: Hints,
     /// The last segment takes nothing more.
     pub(crate) next_begins: bool,
@@ -133,6 +135,7 @@ impl Log {
             unflushed: Unflushed::default(),
             generation: 0,
             trusted: Arc::default(),
+            drop_behind: None,
             hints: Hints::new(dir.to_owned(), identity),
             next_begins: false,
             compacting: Compacting::default(),

@@ -64,6 +64,9 @@ pub struct Segment {
     /// Nobody has checked the entries below this position since the process began: they are checked
     /// when they are read.
     pub(crate) unchecked: AtomicUsize,
+    /// Bytes that [`DropBehind`](crate::DropBehind) knows of, or was never told of because they were there
+    /// before.
+    pub(crate) noted: AtomicUsize,
     index: ArcSwap<SparseIndex>,
 }
 
@@ -193,6 +196,7 @@ impl Segment {
             fresh_in: Mutex::new(None),
             indexed: AtomicUsize::new(0),
             unchecked: AtomicUsize::new(0),
+            noted: AtomicUsize::new(len),
             index: ArcSwap::from_pointee(SparseIndex::default()),
         })
     }
@@ -412,6 +416,25 @@ impl Segment {
             at += piece;
         }
         Ok(())
+    }
+
+    /// Has the system forget what it keeps in memory of the bytes from `from` to `to`, which begin at a
+    /// page and are durable. They are still there for those who hold slices of them. It is a hint.
+    pub(crate) fn drop_pages(&self, from: usize, to: usize) {
+        assert!(from <= to && to <= self.map.len(), "a place in the mapping");
+        // A page stays as long as it is mapped.
+        // SAFETY: the range lies within the mapping, which is of a file, shared and only read: whoever
+        // touches a page of it again finds the bytes of the file, as before.
+        unsafe {
+            let address = self.map.as_mut_ptr().add(from);
+            let unmap = rustix::mm::Advice::LinuxDontNeed;
+            rustix::mm::madvise(address.cast(), to - from, unmap).ok();
+        }
+        let bytes = std::num::NonZeroU64::new((to - from) as u64);
+        if bytes.is_some() {
+            let drop = rustix::fs::Advice::DontNeed;
+            rustix::fs::fadvise(&self.file, from as u64, bytes, drop).ok();
+        }
     }
 
     /// Makes the file's bytes durable.

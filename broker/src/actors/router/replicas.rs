@@ -74,12 +74,15 @@ impl Router {
             Trust::PageCache
         };
         let caretaker = self.around.caretaker.clone();
+        let window = self.around.drop_behind.clone();
         let turns = self.openings.clone();
         let address = ctx.address();
         actix::spawn(async move {
             let _turn = turns.acquire_owned().await;
-            let open =
-                move || hosting::open(&data_dir, partition, expected, trust, &config, &caretaker);
+            let open = move || {
+                hosting::open(&data_dir, partition, expected, trust, &config, &caretaker)
+                    .map(|opened| opened.dropping_behind(window))
+            };
             let result = match tokio::task::spawn_blocking(open).await {
                 Ok(result) => result,
                 Err(error) => Err(hosting::HostingError::Panicked(error.to_string())),

@@ -1,0 +1,209 @@
+//! How much of what was written stays in memory: a window over the newest bytes of all logs of a broker.
+//!
+//! A log that grows takes a new page of the system's page cache for every page it writes. Left to itself
+//! the system keeps all of them until memory is short; then it has to find out which ones nobody needs, and
+//! every new page is one that was not in use before, which on a virtual machine can cost more than all else
+//! that is done with its bytes. Followers and consumers that keep up read what was written a moment ago, so
+//! what lies further back is dropped, and its pages serve what comes next. Whoever reads there has it read
+//! from the disk again, on a thread that may wait for it.
+//!
+//! Only bytes that are durable are dropped. Nothing depends on whether the system takes the hint.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use crate::log::Log;
+use crate::segment::Segment;
+
+/// A segment's bytes are dropped by multiples of this many: the system keeps several pages as one, up to
+/// about this size, and only drops whole ones.
+const STRETCH_BYTES: usize = 1 << 20;
+
+/// What was written last, by all logs that share it.
+#[derive(Debug)]
+pub struct DropBehind {
+    bytes_max: usize,
+    window: Mutex<Window>,
+}
+
+#[derive(Debug, Default)]
+struct Window {
+    /// In the order in which they became durable.
+    stretches: VecDeque<Stretch>,
+    /// Bytes of all of them.
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Stretch {
+    /// Gone with the segment, whose pages go with its file.
+    segment: Weak<Segment>,
+    from: usize,
+    to: usize,
+}
+
+impl Log {
+    /// Counts what becomes durable from now on in this window.
+    pub fn set_drop_behind(&mut self, window: Option<Arc<DropBehind>>) {
+        self.drop_behind = window;
+    }
+}
+
+impl DropBehind {
+    /// A window of so many bytes; none if it is 0, which leaves everything to the system.
+    pub fn new(bytes_max: usize) -> Option<Arc<DropBehind>> {
+        (bytes_max > 0).then(|| {
+            Arc::new(DropBehind {
+                bytes_max,
+                window: Mutex::default(),
+            })
+        })
+    }
+
+    /// Takes note that a segment is durable up to `len`.
+    pub(crate) fn flushed(&self, segment: &Arc<Segment>, len: usize) {
+        let to = len / STRETCH_BYTES * STRETCH_BYTES;
+        // Of two flushes of the same bytes, one notes them.
+        let from = segment.noted.fetch_max(to, Ordering::AcqRel) / STRETCH_BYTES * STRETCH_BYTES;
+        if to <= from {
+            return;
+        }
+        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        window.bytes += to - from;
+        window.stretches.push_back(Stretch {
+            segment: Arc::downgrade(segment),
+            from,
+            to,
+        });
+    }
+
+    /// Drops what the window has moved past. Belongs on a thread that may wait a moment.
+    pub fn drop_excess(&self) {
+        while let Some(stretch) = self.next() {
+            if let Some(segment) = stretch.segment.upgrade() {
+                // What was kept because it was one with what followed is dropped with that.
+                let from = stretch.from.saturating_sub(STRETCH_BYTES);
+                segment.drop_pages(from, stretch.to);
+            }
+        }
+    }
+
+    /// The oldest stretch, if there is more than fits.
+    fn next(&self) -> Option<Stretch> {
+        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        if window.bytes <= self.bytes_max {
+            return None;
+        }
+        let stretch = window.stretches.pop_front()?;
+        window.bytes -= stretch.to - stretch.from;
+        Some(stretch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use baton_protocol::batch::{BatchBuilder, LeaderStamp};
+    use baton_protocol::ids::{LeaderEpoch, Offset, PartitionIndex, TopicId};
+
+    use super::*;
+    use crate::header::LogIdentity;
+    use crate::log::LogConfig;
+
+    /// Appends entries of about a quarter of a stretch, and flushes each of them.
+    fn append(log: &mut Log, entries: u64) {
+        for _ in 0..entries {
+            let mut builder = BatchBuilder::default();
+            let value = vec![log.end().0 as u8; STRETCH_BYTES / 4];
+            builder.push(1, None, Some(&value), &[]);
+            let batch = builder.build(None);
+            log.reserve(batch.len() + 4).expect("room");
+            log.append_batch(&batch, &LeaderStamp::new(log.end(), LeaderEpoch(1)))
+                .expect("stored");
+            let done = log.prepare_flush().run().expect("flushed");
+            log.flushed(done).expect("noted");
+        }
+    }
+
+    fn open(dir: &std::path::Path, window: &Option<Arc<DropBehind>>) -> Log {
+        let identity = LogIdentity {
+            topic: TopicId(uuid::Uuid::from_u128(5)),
+            partition: PartitionIndex(1),
+        };
+        let config = LogConfig {
+            segment_bytes_max: 6 * STRETCH_BYTES,
+            ..LogConfig::default()
+        };
+        let (mut log, _) = Log::open(dir, identity, config).expect("opens");
+        log.set_drop_behind(window.clone());
+        log
+    }
+
+    /// Stretches of the log that are in memory as a whole, of those that were filled.
+    fn in_memory(log: &Log) -> Vec<bool> {
+        let segments = log.parts.iter().map(|part| &part.segment);
+        let of_segment = |segment: &Arc<Segment>| {
+            let segment = segment.clone();
+            (0..segment.len() / STRETCH_BYTES).map(move |stretch| {
+                segment.is_in_memory(stretch * STRETCH_BYTES, (stretch + 1) * STRETCH_BYTES)
+            })
+        };
+        segments.flat_map(of_segment).collect()
+    }
+
+    #[test]
+    fn what_lies_behind_the_window_leaves_memory_and_is_read_as_it_was_written() {
+        let dir = tempfile::tempdir().expect("dir");
+        let window = DropBehind::new(3 * STRETCH_BYTES);
+        let mut log = open(dir.path(), &window);
+        append(&mut log, 4);
+        let held = log.reader().read(Offset(0), 1, log.end());
+        let held = held.expect("readable").expect("there");
+        append(&mut log, 36);
+        let before = in_memory(&log);
+        assert!(before.iter().all(|is| *is), "nobody has dropped any yet");
+
+        window.as_ref().expect("a window").drop_excess();
+
+        // Where the system has no pages to drop (a file system in memory), all else still holds.
+        let after = in_memory(&log);
+        let newest = &after[after.len() - 3..];
+        assert!(newest.iter().all(|is| *is), "{after:?}");
+        if !after.iter().all(|is| *is) {
+            let oldest = &after[..after.len() - 4];
+            assert!(!oldest.iter().any(|is| *is), "{after:?}");
+        }
+        for offset in 0..log.end().0 {
+            let read = log.reader().read(Offset(offset), 1, log.end());
+            let read = read.expect("readable").expect("there");
+            assert_eq!(read.bytes[STRETCH_BYTES / 8], offset as u8);
+        }
+        assert_eq!(held.bytes[STRETCH_BYTES / 8], 0, "a slice from before");
+    }
+
+    #[test]
+    fn what_is_not_durable_is_not_counted_and_what_was_there_at_the_start_neither() {
+        let dir = tempfile::tempdir().expect("dir");
+        let window = DropBehind::new(STRETCH_BYTES);
+        let mut log = open(dir.path(), &None);
+        append(&mut log, 10);
+        drop(log);
+        let mut log = open(dir.path(), &window);
+        let bytes = || {
+            window
+                .as_ref()
+                .map(|all| all.window.lock().expect("sound").bytes)
+        };
+        append(&mut log, 1);
+        assert_eq!(bytes(), Some(0), "not even a stretch since the start");
+        append(&mut log, 4);
+        assert_eq!(bytes(), Some(STRETCH_BYTES));
+        let mut builder = BatchBuilder::default();
+        builder.push(1, None, Some(&vec![1; 2 * STRETCH_BYTES]), &[]);
+        let batch = builder.build(None);
+        log.reserve(batch.len() + 4).expect("room");
+        log.append_batch(&batch, &LeaderStamp::new(log.end(), LeaderEpoch(1)))
+            .expect("stored");
+        assert_eq!(bytes(), Some(STRETCH_BYTES), "not flushed");
+    }
+}
