@@ -289,9 +289,7 @@ impl Keeper {
         self.router.do_send(ControllerKnown(Some(controller)));
         let (out, mut queue) = mpsc::unbounded_channel();
         let writer =
-            tokio::spawn(
-                async move { connection::write_frames(&mut write, &mut queue, |_| ()).await },
-            );
+            tokio::spawn(async move { connection::write_frames(&mut write, &mut queue).await });
         let result = self.converse(&mut reader, &out).await;
         writer.abort();
         if let Err(error) = &result {

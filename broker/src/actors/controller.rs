@@ -321,7 +321,7 @@ impl Handler<ControlConnection> for Controller {
             address.do_send(Ended(session));
         });
         let writing = actix::spawn(async move {
-            if let Err(error) = connection::write_frames(&mut write, &mut queue, |_| ()).await {
+            if let Err(error) = connection::write_frames(&mut write, &mut queue).await {
                 tracing::debug!(%error, "a broker's session ended");
             }
         });

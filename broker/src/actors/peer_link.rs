@@ -236,7 +236,7 @@ impl Keeper {
         tell(true);
         tracing::debug!(%peer, "link up");
         let ended = tokio::select! {
-            written = connection::write_frames(&mut write, &mut self.queue, |_| ()) => {
+            written = connection::write_frames(&mut write, &mut self.queue) => {
                 written.err().map(|error| error.to_string())
             }
             // The other side never writes; reading tells when it is gone.

@@ -83,7 +83,7 @@ impl Session {
             let reading = read_requests(FrameReader::new(read), address.clone(), allowance);
             let reading = actix::spawn(reading).abort_handle();
             actix::spawn(async move {
-                let result = connection::write_frames(&mut write, &mut queue, |_| ()).await;
+                let result = connection::write_frames(&mut write, &mut queue).await;
                 address.do_send(Ended(result.err().map(ConnectionError::from)));
             });
             Session {

@@ -1,7 +1,12 @@
 //! One framed connection: a reading half that yields whole frames, and a writing half that takes
 //! frames from a queue and puts as many as are ready into one system call.
+//!
+//! Payloads are slices of mapped files. They are in memory when they are queued; where the other side
+//! takes nothing for a while they may not be any more, and writing them would have the thread wait for the
+//! disk, with all that it serves. So what waited is looked at on another thread first.
 
 use std::io::IoSlice;
+use std::time::Duration;
 
 use baton_protocol::frame::{self, Decoder, FrameError, RawFrame};
 use baton_protocol::peer::{Opening, OpeningReply};
@@ -11,9 +16,19 @@ use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::timeout;
 
 /// Frames that go into one `writev` at most.
 const FRAMES_PER_WRITE_MAX: usize = 64;
+
+/// A socket that has taken nothing for so long has stalled: what is to be written may have left memory.
+const STALL_MIN: Duration = Duration::from_millis(100);
+
+/// Bytes that are copied to wait with until a stalled socket takes more.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// No page of memory is smaller.
+const PAGE_BYTES: usize = 4 << 10;
 
 /// How much is read from the socket at a time, at least.
 const READ_BYTES: usize = 64 << 10;
@@ -144,51 +159,85 @@ impl Outgoing {
 }
 
 /// Writes what comes out of `queue`, until the queue is closed and drained or the socket fails.
-/// `written` is told the size of each frame that has left.
 pub async fn write_frames<W: AsyncWrite + Unpin>(
     socket: &mut W,
     queue: &mut mpsc::UnboundedReceiver<Outgoing>,
-    mut written: impl FnMut(usize),
 ) -> std::io::Result<()> {
     let mut frames = Vec::with_capacity(FRAMES_PER_WRITE_MAX);
     while queue.recv_many(&mut frames, FRAMES_PER_WRITE_MAX).await > 0 {
-        let size: usize = frames.iter().map(Outgoing::len).sum();
-        write_all(socket, &mut frames).await?;
-        written(size);
+        let mut first = 0;
+        while first < frames.len() {
+            let slices = unsent(&frames[first..]);
+            let sent = match timeout(STALL_MIN, socket.write_vectored(&slices)).await {
+                Ok(sent) => sent?,
+                Err(_) => {
+                    let piece = piece_of(&slices);
+                    socket.write_all(&piece).await?;
+                    // What was to follow has waited as long.
+                    while let Ok(frame) = queue.try_recv() {
+                        frames.push(frame);
+                    }
+                    frames = load(frames).await?;
+                    piece.len()
+                }
+            };
+            if sent == 0 {
+                return Err(std::io::ErrorKind::WriteZero.into());
+            }
+            first += advance(&mut frames[first..], sent);
+        }
+        frames.clear();
     }
     socket.shutdown().await
 }
 
-async fn write_all<W: AsyncWrite + Unpin>(
-    socket: &mut W,
-    frames: &mut Vec<Outgoing>,
-) -> std::io::Result<()> {
-    let mut first = 0;
-    while first < frames.len() {
-        let slices: Vec<IoSlice<'_>> = frames[first..]
-            .iter()
-            .flat_map(|frame| [&frame.head, &frame.payload])
-            .filter(|part| !part.is_empty())
-            .map(|part| IoSlice::new(part))
-            .collect();
-        let mut left = socket.write_vectored(&slices).await?;
-        if left == 0 {
-            return Err(std::io::ErrorKind::WriteZero.into());
-        }
-        for frame in &mut frames[first..] {
-            let head = left.min(frame.head.len());
-            frame.head.advance(head);
-            let payload = (left - head).min(frame.payload.len());
-            frame.payload.advance(payload);
-            left -= head + payload;
-            if !frame.is_empty() {
-                break;
-            }
-            first += 1;
-        }
+/// What is left of the first frames, for one system call.
+fn unsent(frames: &[Outgoing]) -> Vec<IoSlice<'_>> {
+    let frames = frames.iter().take(FRAMES_PER_WRITE_MAX);
+    let parts = frames.flat_map(|frame| [&frame.head, &frame.payload]);
+    let parts = parts.filter(|part| !part.is_empty());
+    parts.map(|part| IoSlice::new(part)).collect()
+}
+
+/// A copy of the first bytes.
+fn piece_of(slices: &[IoSlice<'_>]) -> Vec<u8> {
+    let mut piece = Vec::new();
+    for slice in slices {
+        let room = PIECE_BYTES - piece.len();
+        piece.extend_from_slice(&slice[..slice.len().min(room)]);
     }
-    frames.clear();
-    Ok(())
+    piece
+}
+
+/// Takes so many bytes off the frames; how many of them have been sent as a whole.
+fn advance(frames: &mut [Outgoing], mut bytes: usize) -> usize {
+    let mut whole = 0;
+    for frame in frames {
+        let head = bytes.min(frame.head.len());
+        frame.head.advance(head);
+        let payload = (bytes - head).min(frame.payload.len());
+        frame.payload.advance(payload);
+        bytes -= head + payload;
+        if !frame.is_empty() {
+            break;
+        }
+        whole += 1;
+    }
+    whole
+}
+
+/// Sees to it that the payloads are in memory: they may be slices of a file that the system has forgotten
+/// meanwhile. On a thread that may wait for the disk.
+async fn load(frames: Vec<Outgoing>) -> std::io::Result<Vec<Outgoing>> {
+    let touch = move || {
+        for frame in &frames {
+            for page in frame.payload.chunks(PAGE_BYTES) {
+                std::hint::black_box(page[0]);
+            }
+        }
+        frames
+    };
+    Ok(tokio::task::spawn_blocking(touch).await?)
 }
 
 /// Makes a socket ready for small messages that must not wait for company.
@@ -216,5 +265,47 @@ pub async fn open<W: AsyncWrite + Unpin>(
     match reader.next().await? {
         Some(frame) => Ok(frame.message()?),
         None => Err(ConnectionError::Truncated),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(number: u64, bytes: usize) -> Outgoing {
+        let payload = Bytes::from(vec![number as u8; bytes]);
+        Outgoing::encode(&number, payload).expect("encoded")
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_a_stalled_reader_arrives_whole_and_in_order() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("bound");
+        let address = listener.local_addr().expect("an address");
+        let (there, here) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (mut here, there) = (here.expect("accepted").0, there.expect("connected"));
+        let (queue, mut queued) = mpsc::unbounded_channel();
+        let writing = tokio::spawn(async move { write_frames(&mut here, &mut queued).await });
+        // More than the system keeps for a socket, so the writer has to wait; and more while it does.
+        let frames = 4 * FRAMES_PER_WRITE_MAX as u64;
+        for number in 0..frames {
+            if number == frames / 2 {
+                tokio::time::sleep(3 * STALL_MIN).await;
+            }
+            queue.send(frame(number, 200_000)).expect("queued");
+        }
+        tokio::time::sleep(3 * STALL_MIN).await;
+        assert!(!writing.is_finished(), "the socket takes that much");
+        drop(queue);
+
+        let mut reader = FrameReader::new(there.into_split().0);
+        for number in 0..frames {
+            let frame = reader.next().await.expect("sound").expect("a frame");
+            assert_eq!(frame.message::<u64>().expect("a message"), number);
+            assert_eq!(frame.payload, vec![number as u8; 200_000]);
+        }
+        assert!(reader.next().await.expect("sound").is_none());
+        writing.await.expect("no panic").expect("written");
     }
 }
