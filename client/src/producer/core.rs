@@ -27,10 +27,27 @@ pub(crate) struct Core {
     runtime: Handle,
     pub room: Semaphore,
     pub message_bytes_max: usize,
-    topics: RwLock<HashMap<Arc<str>, Arc<Topic>>>,
+    topics: RwLock<Topics>,
     /// The first failure since the last flush.
     failure: Mutex<Option<Error>>,
     is_closed: AtomicBool,
+}
+
+/// The topics that have been sent to.
+#[derive(Default)]
+struct Topics {
+    by_name: HashMap<Arc<str>, Arc<Topic>>,
+    /// The one that came last: most producers have only one, and nothing has to be hashed to find it.
+    newest: Option<Arc<Topic>>,
+}
+
+impl Topics {
+    fn get(&self, name: &Arc<str>) -> Option<&Arc<Topic>> {
+        let newest = self.newest.as_ref();
+        newest
+            .filter(|topic| Arc::ptr_eq(&topic.name, name))
+            .or_else(|| self.by_name.get(name))
+    }
 }
 
 /// A record that may be taken.
@@ -57,7 +74,7 @@ impl Core {
     }
 
     /// The topic, if it has been sent to before.
-    pub fn known(&self, name: &str) -> Option<Arc<Topic>> {
+    pub fn known(&self, name: &Arc<str>) -> Option<Arc<Topic>> {
         let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
         let topic = topics.get(name)?;
         (!topic.is_gone.load(Ordering::Relaxed)).then(|| topic.clone())
@@ -82,13 +99,14 @@ impl Core {
             }
         }
         let topic = Arc::new(Topic::new(name.clone(), record));
-        topics.insert(name.clone(), topic.clone());
+        topics.by_name.insert(name.clone(), topic.clone());
+        topics.newest = Some(topic.clone());
         Some(topic)
     }
 
     pub fn all_topics(&self) -> Vec<Arc<Topic>> {
         let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
-        topics.values().cloned().collect()
+        topics.by_name.values().cloned().collect()
     }
 
     pub fn failure(&self) -> MutexGuard<'_, Option<Error>> {
