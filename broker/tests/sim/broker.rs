@@ -15,8 +15,9 @@ use baton_replication::event::{PartitionView, RequestId};
 use baton_replication::{Input, Replica};
 
 use crate::cluster::World;
-use crate::disk::{Disk, News};
+use crate::disk::{Content, Disk, News};
 use crate::groups::Coordinators;
+use crate::keyed::Appended;
 use crate::log_file::LogFile;
 use crate::observation::Observation;
 use crate::schedule::{Attempt, BrokerEvent, Event, Run};
@@ -304,7 +305,14 @@ impl World {
             self.stats.count("damaged or missing logs found");
         }
         let me = BrokerLife { broker: id, epoch };
-        let config = baton_replication::Config::default();
+        let config = match self.compacting.lags() {
+            true => baton_replication::Config {
+                append_bytes_max: 1,
+                window_bytes: 1,
+                ..baton_replication::Config::default()
+            },
+            false => baton_replication::Config::default(),
+        };
         let links: Vec<BrokerId> = process.links.keys().copied().collect();
         let topic = &state.topics[&partition.topic];
         let view = view_of(state, topic, record);
@@ -345,6 +353,7 @@ impl World {
         act: impl FnOnce(&mut Driver, Tick, &mut Vec<Output>),
     ) {
         let now = self.clock_of(id);
+        let is_compacted = self.is_compacted(&partition);
         let broker = self.brokers.get_mut(&id).expect("a broker");
         let Some(process) = broker.process.as_mut() else {
             return;
@@ -353,14 +362,30 @@ impl World {
             return;
         };
         let mut outputs = std::mem::take(&mut self.outputs);
+        broker.disk.lock().now = self.schedule.now();
         act(&mut running.driver, now, &mut outputs);
         self.observed.push(Observation::Stepped(id, partition));
-        for news in broker.disk.lock().news.drain(..) {
+        let mut disk = broker.disk.lock();
+        let Content { logs, news, .. } = &mut *disk;
+        for news in news.drain(..) {
             if matches!(news, News::Truncated { .. }) {
                 self.stats.count("truncations");
             }
+            if is_compacted && let News::Appended(_, stored) = &news {
+                let appended = Appended {
+                    now: self.schedule.now(),
+                    partition,
+                    stored,
+                    file: &logs[&partition],
+                    delete_retention_ms: self.compacting.delete_retention_ms,
+                };
+                if self.keyed.appended(&appended, &self.oracle) {
+                    self.stats.count("deletions that came too late");
+                }
+            }
             self.observed.push(Observation::Disk(id, news));
         }
+        drop(disk);
         let run = broker.run;
         for output in outputs.drain(..) {
             if self.brokers[&id].run == run {

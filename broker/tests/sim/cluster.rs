@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use baton::driver::Output;
-use baton_protocol::ids::{BrokerId, DirectoryId, Tick, TopicPartition};
+use baton_protocol::ids::{BrokerId, DirectoryId, Tick};
 use uuid::Uuid;
 
 use crate::broker::Broker;
+use crate::compaction::Compacting;
 use crate::consumers::{self, Consumer};
 use crate::controller::Controller;
 use crate::convergence;
@@ -14,6 +15,7 @@ use crate::disk::Content;
 use crate::faults::{self, Scheduled};
 use crate::groups::Groups;
 use crate::invariants::Invariants;
+use crate::keyed::Keyed;
 use crate::network::{Network, Noise};
 use crate::observation::Observation;
 use crate::oracle::Oracle;
@@ -46,9 +48,6 @@ const OFFSET_QUANTUM: u64 = 48;
 /// In so many simulations of a thousand entries expire.
 const EXPIRING: u64 = 400;
 
-/// In so many simulations of a thousand topics are compacted.
-const COMPACTING: u64 = 300;
-
 /// What a simulation came to.
 pub struct Report {
     pub stats: Stats,
@@ -75,10 +74,9 @@ pub struct World {
     pub peace: bool,
     /// Entries expire: leaders find at random that some have.
     pub expires: bool,
-    /// Topics are compacted, and records have keys.
-    pub compacts: bool,
-    /// Partitions of which an election lost what superseded something.
-    pub lacking: BTreeSet<TopicPartition>,
+    /// Whether topics are compacted, so that records have keys.
+    pub compacting: Compacting,
+    pub keyed: Keyed,
     pub oracle: Oracle,
     pub observed: Vec<Observation>,
     pub stats: Stats,
@@ -102,7 +100,8 @@ fn brokers_of(seed: u64) -> Vec<BrokerId> {
 
 /// The faults of a seed.
 pub fn faults_of(seed: u64) -> Vec<Scheduled> {
-    faults::generate(seed, &brokers_of(seed), TROUBLE_FROM, PEACE_FROM)
+    let lags = Compacting::new(seed).lags();
+    faults::generate(seed, &brokers_of(seed), TROUBLE_FROM, PEACE_FROM, lags)
 }
 
 /// Runs a seed with these faults. Panics where an invariant does not hold.
@@ -113,6 +112,7 @@ pub fn run(seed: u64, rules: Switches, faults: Vec<Scheduled>) -> Report {
 impl World {
     fn new(seed: u64, rules: Switches, faults: Vec<Scheduled>) -> World {
         let ids = brokers_of(seed);
+        let compacting = Compacting::new(seed);
         let rules = match Random::new(seed, 0x0f).chance(SCARCE_OFFSETS) {
             true => rules.with_offset_quantum(OFFSET_QUANTUM),
             false => rules,
@@ -124,7 +124,7 @@ impl World {
             brokers: BTreeMap::new(),
             controller: Controller::new(rules.controller),
             network: Network::default(),
-            topics: Topics::new(seed, ids.len() as u32, PEACE_FROM),
+            topics: Topics::new(seed, ids.len() as u32, PEACE_FROM, compacting.lags()),
             producers: producers::all(),
             consumers: consumers::all(),
             groups: Groups::new(seed),
@@ -133,8 +133,8 @@ impl World {
             powerless: BTreeSet::new(),
             peace: false,
             expires: Random::new(seed, 0x5e).chance(EXPIRING),
-            compacts: Random::new(seed, 0xc0).chance(COMPACTING),
-            lacking: BTreeSet::new(),
+            compacting: compacting,
+            keyed: Keyed::default(),
             oracle: Oracle::default(),
             observed: Vec::new(),
             stats: Stats::default(),

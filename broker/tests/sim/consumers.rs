@@ -5,8 +5,8 @@ use baton_protocol::batch::{EntryIter, RecordIter};
 use baton_protocol::ids::{BrokerId, Offset, PartitionIndex, TopicId, TopicPartition};
 
 use crate::cluster::World;
+use crate::compaction::id_of;
 use crate::observation::Observation;
-use crate::oracle::RecordId;
 use crate::schedule::{ClientIndex, Event};
 use crate::topics::NAMES;
 
@@ -103,15 +103,13 @@ impl World {
             }
             for record in RecordIter::new(entry.batch, &entry.header) {
                 let record = record.expect("a sound record");
-                let value = record.value.and_then(|value| value.get(..8));
-                let id: [u8; 8] = value.and_then(|v| v.try_into().ok()).expect("an id");
                 self.stats.count("records read");
                 self.observed.push(Observation::Read {
                     consumer: index,
                     broker,
                     partition,
                     offset: record.offset,
-                    record: RecordId(u64::from_be_bytes(id)),
+                    record: id_of(&record),
                 });
             }
         }

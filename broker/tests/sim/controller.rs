@@ -324,20 +324,48 @@ impl World {
                 entries.last().map_or(none, |entry| entry.end)
             })
         };
-        let kept = disk.logs.get(&partition).map_or(Offset::ZERO, held);
+        let file = disk.logs.get(&partition);
+        let kept = file.map_or(Offset::ZERO, held);
+        let keeps = record.leader_keeps;
+        let cuts_tail = file.is_some_and(|file| keeps < file.end());
         drop(disk);
-        let mut lost = self.oracle.give_up(partition, elected.epoch, kept, floor);
+        let is_whole = !cuts_tail && self.was_whole(elected);
+        let lost = self.oracle.give_up(partition, elected.epoch, kept, floor);
         if self.is_compacted(&partition) {
-            // What superseded these is among what is lost.
-            let lacks = self.lacking(elected.leader.broker, &partition, kept);
-            if !lacks.is_empty() {
-                self.lacking.insert(partition);
-            }
-            lost += lacks.len() as u64;
-            self.oracle.forget(partition, &lacks);
+            // What superseded these is among what is lost. What was given up before may be in the winner's log
+            // nevertheless, if no later leader had come to write anything.
+            let wrong = self.wrong_keys(elected.leader.broker, &partition, keeps);
+            assert!(
+                wrong.is_empty() || !is_whole,
+                "{partition}: {:?} was a whole member of the set, and has other records than count, by key: {wrong:?}",
+                elected.leader
+            );
+            self.excuse_keys(partition, wrong.keys(), floor);
         }
         self.tell(|| format!("{partition}: given up from {kept} on"));
         self.stats.add("acknowledged batches given up", lost);
+    }
+
+    /// Whether the winner of an election that has just ended was a member of the in-sync set until then that
+    /// had lost nothing.
+    fn was_whole(&self, elected: &Elected) -> bool {
+        let (id, partition) = (elected.leader.broker, &elected.partition);
+        let before = self.observed.iter().rev().find_map(|seen| match seen {
+            Observation::Elected {
+                elected: other,
+                before,
+            } if other == elected => Some(before),
+            _ => None,
+        });
+        before.is_some_and(|before| {
+            before.in_sync.contains(&id)
+                && !before.suspects.contains(&id)
+                && !self.has_lost(id, partition)
+                && !self.keyed.outrun.contains(&(id, *partition))
+                && !self.brokers[&id]
+                    .driver(partition)
+                    .is_some_and(|driver| driver.replica().is_suspect())
+        })
     }
 
     /// Another controller takes over after a while, with all that is committed by then.

@@ -4,11 +4,10 @@
 use std::collections::BTreeMap;
 
 use baton_protocol::batch::BatchHeader;
-use baton_protocol::ids::{BrokerId, LeaderEpoch, ProducerId, TopicPartition};
+use baton_protocol::ids::{BrokerId, LeaderEpoch, Offset, ProducerId, TopicPartition};
 use baton_protocol::metadata::PartitionRecord;
 
 use crate::cluster::World;
-use crate::compaction::{Newest, newest};
 use crate::topics::NAMES;
 
 /// Fewer acknowledged batches than this, and the simulation shows nothing.
@@ -83,27 +82,16 @@ fn check_partition(world: &World, partition: TopicPartition, record: &PartitionR
     };
     let expected = entries(&leader);
     let is_compacted = world.is_compacted(&partition);
-    let of_keys = |id: &BrokerId| {
-        if !is_compacted {
-            return Newest::new();
-        }
-        let disk = world.brokers[id].disk.lock();
-        let file = disk.logs.get(&partition).expect("a log");
-        let mut newest = newest(file, file.log());
-        newest.retain(|_, (at, _)| *at >= highest);
-        newest
-    };
-    let expected_of_keys = of_keys(&leader);
     check_sequences(world, partition, leader);
     for id in &record.replicas {
         assert!(
             is_compacted || entries(id) == expected,
             "{partition}: broker {id} differs from its leader {leader}"
         );
-        let of_keys = of_keys(id);
+        let wrong = world.wrong_keys(*id, &partition, Offset::MAX);
         assert!(
-            world.lacking.contains(&partition) || of_keys == expected_of_keys,
-            "{partition}: broker {id} differs from its leader {leader} in the newest records of keys: {of_keys:?}, not {expected_of_keys:?}"
+            wrong.is_empty(),
+            "{partition}: broker {id} has other records than count, by key: {wrong:?}"
         );
         assert!(
             start(id) >= start(&leader) || world.flushes_at_intervals(&partition),

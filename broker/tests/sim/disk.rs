@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use baton::driver::{self, FlushWork, Found, PartitionLog, shape_of};
 use baton_protocol::batch::{BatchHeader, LeaderStamp, assign, entry_crc};
-use baton_protocol::ids::{BrokerEpoch, DirectoryId, LeaderEpoch, Offset, TopicPartition};
+use baton_protocol::ids::{BrokerEpoch, DirectoryId, LeaderEpoch, Offset, Tick, TopicPartition};
 use baton_replication::LogShape;
 use baton_replication::epochs::EpochHistory;
 use baton_replication::producers::{ProducerTable, RememberedBatch};
 use baton_storage::{Chunk, FlushDone, StorageError};
 use bytes::Bytes;
 
-use crate::compaction::{compacted, newest};
+use crate::compaction::{Deletions, compacted, newest};
 use crate::log_file::{Beginning, LogFile, Stored};
 use crate::random::Random;
 use crate::switches::{HostRule, Switches};
@@ -63,7 +63,13 @@ pub struct Content {
     /// What a host finds expired when it looks next.
     pub expired: BTreeMap<TopicPartition, Offset>,
     /// Logs that are compacted when a host looks next.
-    pub compacts: BTreeSet<TopicPartition>,
+    pub compacts: BTreeMap<TopicPartition, Deletions>,
+    /// How far the last one went.
+    pub compacted_to: Option<Offset>,
+    /// How many records went that delete a key, and that nothing superseded.
+    pub deletions_gone: u64,
+    /// The time, as files show it.
+    pub now: Tick,
 }
 
 impl Content {
@@ -234,8 +240,9 @@ impl PartitionLog for DiskLog {
 
     fn append_entry(&mut self, entry: &[u8]) -> Result<(), StorageError> {
         let partition = self.partition;
+        let now = self.disk.lock().now;
         self.change(|file, news| {
-            let stored = file.append(entry);
+            let stored = file.append(entry, now);
             news.push(News::Appended(partition, stored));
         });
         Ok(())
@@ -292,6 +299,8 @@ impl PartitionLog for DiskLog {
             logs,
             news,
             compacts,
+            compacted_to,
+            deletions_gone,
             chance,
             ..
         } = &mut *content;
@@ -302,14 +311,25 @@ impl PartitionLog for DiskLog {
         let up_to = up_to.min(file.durable_end());
         let place = file.place_of(up_to);
         let closed = &file.entries()[..place];
-        if place == 0 || !compacts.remove(&partition) {
+        if place == 0 {
             return;
         }
-        let closed = closed[chance.below(place as u64) as usize].end;
-        let before = newest(file, file.log());
-        let left = compacted(file, closed);
+        let Some(deletions) = compacts.remove(&partition) else {
+            return;
+        };
+        let closed = match chance.chance(500) {
+            true => up_to,
+            false => closed[chance.below(place as u64) as usize].end,
+        };
+        *compacted_to = Some(closed);
+        let mut before = newest(file, file.log());
+        let left = compacted(file, closed, deletions);
         file.replace(left);
-        assert_eq!(newest(file, file.log()), before, "the newest records stay");
+        let after = newest(file, file.log());
+        let keys = before.len();
+        before.retain(|key, (_, value)| value.is_some() || after.contains_key(key));
+        assert_eq!(after, before, "the newest records stay");
+        *deletions_gone += (keys - before.len()) as u64;
         news.push(News::Started(partition));
     }
 

@@ -156,12 +156,31 @@ const FORGETFUL: &[(u64, Kind)] = &[
     (4, Kind::LoseOutcomes),
 ];
 
+/// Followers lag, and leaders are lost.
+const LAGGING: &[(u64, Kind)] = &[
+    (30, Kind::SlowNetwork),
+    (20, Kind::LoseLeader),
+    (10, Kind::Kill),
+    (10, Kind::Freeze),
+    (5, Kind::PowerCut),
+    (5, Kind::PowerCutOfAll),
+    (4, Kind::Wipe),
+    (4, Kind::SlowCommands),
+];
+
 /// The faults of a seed, between the two times.
-pub fn generate(seed: u64, brokers: &[BrokerId], from: Tick, until: Tick) -> Vec<Scheduled> {
+pub fn generate(
+    seed: u64,
+    brokers: &[BrokerId],
+    from: Tick,
+    until: Tick,
+    lags: bool,
+) -> Vec<Scheduled> {
     let mut random = Random::new(seed, 0xfa);
     // Seeds differ in how fast things go wrong: rare faults leave time for long histories.
     let pause_ms = random.pick(&[200, 350, 500]);
     let weights = random.weighted(&[(3, WEIGHTS), (1, RESTLESS), (1, FORGETFUL)]);
+    let weights = if lags { LAGGING } else { weights };
     let mut at = from;
     let mut faults = Vec::new();
     while at < until {

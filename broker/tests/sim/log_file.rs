@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use baton_protocol::batch::{BatchHeader, EntryIter};
-use baton_protocol::ids::{LeaderEpoch, Offset};
+use baton_protocol::ids::{LeaderEpoch, Offset, Tick};
 use baton_replication::producers::ProducerTable;
 
 use crate::random::Random;
@@ -83,6 +83,8 @@ pub struct LogFile {
     mark: Offset,
     mark_on_platter: Offset,
     flushes: u64,
+    /// When each entry was written here, by its base offset: a file's time survives what the file does.
+    written: BTreeMap<Offset, Tick>,
     pub generation: u64,
     pub quarantine: Vec<Quarantined>,
 }
@@ -103,6 +105,17 @@ impl LogFile {
 
     pub fn start(&self) -> Offset {
         self.beginning.start
+    }
+
+    /// Whether a power cut would leave the start where it is.
+    pub fn start_is_durable(&self) -> bool {
+        self.beginning_on_platter.start == self.start()
+    }
+
+    /// When the entry at `base` was written.
+    pub fn written_at(&self, base: Offset) -> Tick {
+        let written = self.written.get(&base).copied();
+        written.unwrap_or(Tick(u64::MAX))
     }
 
     /// The entries that are part of the log.
@@ -212,7 +225,7 @@ impl LogFile {
         last.map_or(start, |e| (e.epoch, e.end))
     }
 
-    pub fn append(&mut self, entry: &[u8]) -> Stored {
+    pub fn append(&mut self, entry: &[u8], now: Tick) -> Stored {
         let header = BatchHeader::parse(&entry[4..]).expect("the driver stores batches");
         let stored = Stored::of(self.cache.len(), entry, &header);
         assert!(stored.base >= self.end(), "entries follow one another");
@@ -222,6 +235,7 @@ impl LogFile {
             self.dirty.insert(page, self.writes);
         }
         self.entries.push(stored);
+        self.written.insert(stored.base, now);
         stored
     }
 
@@ -324,6 +338,7 @@ impl LogFile {
         let mut copy = LogFile {
             cache: self.platter.clone(),
             platter: self.platter.clone(),
+            written: self.written.clone(),
             mark: self.mark_on_platter,
             mark_on_platter: self.mark_on_platter,
             beginning: self.beginning_on_platter.clone(),

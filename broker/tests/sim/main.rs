@@ -21,6 +21,7 @@ mod faults;
 mod groups;
 mod injection;
 mod invariants;
+mod keyed;
 mod log_file;
 mod mutations;
 mod network;
@@ -47,7 +48,15 @@ const FIXED_SEEDS: u64 = 200;
 
 /// Seeds that failed once. The schedules that they stand for change with the simulator, so they say less
 /// in time.
-const FAILED_ONCE: [u64; 2] = [1_795_294_320_474, 101_234];
+const FAILED_ONCE: [u64; 7] = [
+    1_795_294_320_474,
+    101_234,
+    151_878,
+    1_739,
+    4_742,
+    4_955,
+    5_913,
+];
 
 /// For how many seconds a test run takes seeds that no run took before.
 const FRESH_SECONDS: u64 = 10;
@@ -170,6 +179,7 @@ fn every_promise_holds_under_faults_and_everything_converges() {
         "expiries",
         "logs begun anew",
         "compactions",
+        "deletions gone for their age",
     ] {
         assert!(fixed.stats.of(rare) > 0, "never seen: {rare}");
     }

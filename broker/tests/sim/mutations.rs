@@ -16,10 +16,7 @@ const NEAR: u64 = 20;
 /// Every rule that can be switched off, each with a seed near which one is known to fail without it, so
 /// that the test is quick; when the simulation changes, the search finds another one. The lease of a
 /// leader without synchronous followers is not among them: it shortens the time in which such a leader
-/// acknowledges what is given up already, and no history is forbidden by it. Nor are the two rules that make
-/// good what a lossy election loses of a compacted log (`LostSupersedersAreMadeGood`,
-/// `CompactionAwaitsTheSet`), and the one that has members say so before they discard theirs
-/// (`MembersDiscardNothing`): it takes thousands of seeds to need them, and tests of their own guard them.
+/// acknowledges what is given up already, and no history is forbidden by it.
 const RULES: &[(Rule, u64)] = &[
     (Rule::Replica(ReplicaRule::JointCommit), 31),
     (Rule::Replica(ReplicaRule::RemovalCheck), 0),
@@ -42,6 +39,9 @@ const RULES: &[(Rule, u64)] = &[
     (Rule::Replica(ReplicaRule::ResetOnlyWhatDiffers), 0),
     (Rule::Replica(ReplicaRule::ResetBringsProducers), 940),
     (Rule::Replica(ReplicaRule::GapsCutNothing), 300),
+    (Rule::Replica(ReplicaRule::LostSupersedersAreMadeGood), 306),
+    (Rule::Replica(ReplicaRule::CompactionAwaitsTheSet), 80),
+    (Rule::Replica(ReplicaRule::MembersDiscardNothing), 1_730),
     (Rule::Controller(ControllerRule::ElectionNeedsAnswers), 0),
     (Rule::Controller(ControllerRule::SuspectsHaveNoVote), 0),
     (Rule::Controller(ControllerRule::OnlyTheLeaderRemoves), 0),
@@ -63,6 +63,7 @@ const RULES: &[(Rule, u64)] = &[
     (Rule::Host(HostRule::TopicIds), 36),
     (Rule::Host(HostRule::LossIsReported), 8),
     (Rule::Host(HostRule::FailedFlushIsFinal), 48),
+    (Rule::Host(HostRule::DeletionsAwaitTheStart), 0),
 ];
 
 #[test]

@@ -110,12 +110,6 @@ impl Oracle {
         committed.ever_end = committed.ever_end.max(end);
     }
 
-    /// The batches at these offsets are lost.
-    pub fn forget(&mut self, partition: TopicPartition, bases: &BTreeSet<Offset>) {
-        let acknowledged = self.acknowledged.entry(partition).or_default();
-        acknowledged.retain(|base, _| !bases.contains(base));
-    }
-
     /// An election that may lose entries named a leader that holds what is committed only up to
     /// `kept`, and begins `epoch` at `floor`.
     pub fn give_up(

@@ -12,7 +12,7 @@ use baton_replication::Input;
 use baton_replication::event::{Acknowledged, Refusal, RequestId};
 
 use crate::cluster::{QUIET_FROM, World};
-use crate::compaction::key_of;
+use crate::compaction::{deletes, key_of};
 use crate::observation::Observation;
 use crate::oracle::{RecordId, Told};
 use crate::schedule::{Attempt, BrokerEvent, ClientIndex, Event};
@@ -127,7 +127,7 @@ impl World {
         let records = self.random.weighted(&[(6, 1), (2, 2), (1, 5)]);
         let padding = self.random.weighted(&[(40, 0), (6, 300), (1, 6_000)]);
         let first = RecordId(self.next_record);
-        let compacts = self.compacts;
+        let compacts = self.compacting.is_on;
         self.next_record += u64::from(records);
         let producer = &mut self.producers[index.0];
         let sequence = producer.next_sequence;
@@ -135,11 +135,13 @@ impl World {
         producer.next_number += 1;
         let mut builder = BatchBuilder::with_capacity(128 + padding);
         for i in 0..u64::from(records) {
+            let record = RecordId(first.0 + i);
             let mut value = vec![0; 8 + padding];
-            value[..8].copy_from_slice(&(first.0 + i).to_be_bytes());
-            let key = key_of(RecordId(first.0 + i));
+            value[..8].copy_from_slice(&record.0.to_be_bytes());
+            let key = key_of(record);
             let key = compacts.then_some(&key[..]);
-            builder.push(1, key, Some(&value), &[]);
+            let value = (!compacts || !deletes(record)).then_some(&value[..]);
+            builder.push(record.0 as i64, key, value, &[]);
         }
         let batch = builder.build(Some(ProducerState {
             id: producer.id,

@@ -24,6 +24,8 @@ pub enum HostRule {
     LossIsReported,
     /// After a flush that failed nothing is believed that it did not write.
     FailedFlushIsFinal,
+    /// What deletes a key stays as long as a power cut may bring back what lies below the log's start.
+    DeletionsAwaitTheStart,
 }
 
 /// The rules that hold.

@@ -59,14 +59,14 @@ pub struct Topics {
 }
 
 impl Topics {
-    pub fn new(seed: u64, brokers: u32, until: Tick) -> Topics {
+    pub fn new(seed: u64, brokers: u32, until: Tick, lags: bool) -> Topics {
         let mut random = Random::new(seed, 0x70);
         let plan = |_| {
-            let mut acts = vec![(Tick(300), Act::Make(shape(&mut random, brokers)))];
+            let mut acts = vec![(Tick(300), Act::Make(shape(&mut random, brokers, lags)))];
             let remakes = random.weighted(&[(5, 0), (3, 1), (1, 2)]);
             for _ in 0..remakes {
                 let at = Tick(random.between(5_000, until.0));
-                acts.push((at, Act::Make(shape(&mut random, brokers))));
+                acts.push((at, Act::Make(shape(&mut random, brokers, lags))));
             }
             for _ in 0..random.below(4) {
                 let at = Tick(random.between(3_000, until.0));
@@ -107,12 +107,19 @@ fn act_of(id: TopicId) -> usize {
     (id.0.as_u128() >> 64) as usize
 }
 
-fn shape(random: &mut Random, brokers: u32) -> Shape {
-    let replicas = random
-        .weighted(&[(6, 3), (2, 4), (2, 5), (1, 2)])
-        .min(brokers);
+/// Where followers lag, fewer of them hold what is acknowledged.
+fn shape(random: &mut Random, brokers: u32, lags: bool) -> Shape {
+    let replicas = match lags {
+        false => &[(6, 3), (2, 4), (2, 5), (1, 2)],
+        true => &[(3, 3), (1, 4), (1, 5), (3, 2)],
+    };
+    let replicas = random.weighted(replicas).min(brokers);
     let most = u64::from(replicas - 1);
-    let sync_followers = random.weighted(&[(8, 1), (3, 2), (1, 0)]).min(most);
+    let sync_followers = match lags {
+        false => &[(8, 1), (3, 2), (1, 0)],
+        true => &[(4, 1), (1, 2), (4, 0)],
+    };
+    let sync_followers = random.weighted(sync_followers).min(most);
     Shape {
         partitions: random.weighted(&[(2, 1), (1, 2)]),
         replicas,
@@ -160,7 +167,11 @@ impl World {
                     flush: Some(shape.flush),
                     unclean_election: Some(shape.unclean_election),
                     policy: TopicPolicy {
-                        cleanup: self.compacts.then_some(Cleanup::Compact),
+                        cleanup: self.compacting.is_on.then_some(Cleanup::Compact),
+                        delete_retention_ms: self
+                            .compacting
+                            .is_on
+                            .then_some(self.compacting.delete_retention_ms),
                         ..TopicPolicy::default()
                     },
                 },

@@ -194,10 +194,10 @@ fn check_leader(world: &World, id: BrokerId, partition: TopicPartition, epoch: L
     }
     if world.is_compacted(&partition) {
         let end = world.oracle.committed(&partition).map(|log| log.ever_end);
-        let lacks = world.lacking(id, &partition, end.unwrap_or_default());
+        let wrong = world.wrong_keys(id, &partition, end.unwrap_or_default());
         assert!(
-            lacks.is_empty(),
-            "{partition}: broker {id} leads epoch {epoch} without the batches at {lacks:?}, which were acknowledged, and without newer records of their keys"
+            wrong.is_empty(),
+            "{partition}: broker {id} leads epoch {epoch} with other records than count, by key: {wrong:?}"
         );
         return;
     }

@@ -4,7 +4,7 @@ use baton_protocol::batch::{EntryIter, RecordIter};
 use baton_protocol::ids::Offset;
 
 use crate::cluster::World;
-use crate::compaction::{key_of, newest};
+use crate::compaction::{id_of, key_of, newest};
 use crate::log_file::{LogFile, Stored};
 use crate::observation::Observation;
 use crate::oracle::RecordId;
@@ -32,10 +32,12 @@ pub fn check(world: &World, observation: &Observation) {
     let held = found.is_some_and(|stored| {
         world.flushes_at_intervals(partition) || file.holds_durably(stored.base, stored.epoch)
     });
-    // A batch that is repeated may have been superseded since.
+    // A batch that is repeated may have been superseded since, by what is gone itself if it deleted its key.
+    let key = key_of(*first);
     let superseded = found.is_none()
         && world.is_compacted(partition)
-        && newest(file, file.log()).contains_key(&key_of(*first));
+        && (newest(file, file.log()).contains_key(&key)
+            || world.keyed.was_deleted(partition, &key));
     // Or it has expired: it was committed then, and the leader knows its producer.
     let entries = file.entries();
     let began_anew = entries.first().is_none_or(|e| e.base >= file.start());
@@ -54,6 +56,5 @@ fn first_record(file: &LogFile, stored: &Stored) -> Option<RecordId> {
         return None;
     }
     let record = RecordIter::new(entry.batch, &entry.header).next()?.ok()?;
-    let id: [u8; 8] = record.value?.get(..8)?.try_into().ok()?;
-    Some(RecordId(u64::from_be_bytes(id)))
+    Some(id_of(&record))
 }
