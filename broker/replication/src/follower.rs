@@ -108,7 +108,11 @@ impl Replica {
                             return;
                         }
                         self.start_over(append.epoch, out);
-                        return self.answer_mismatch(&append, out);
+                        // A log that does continue there must not be told to begin further down.
+                        return match self.continues(append.prev_end, append.prev_epoch) {
+                            true => self.acknowledge(out),
+                            false => self.answer_mismatch(&append, out),
+                        };
                     }
                     self.truncate(to, append.epoch, out);
                 }

@@ -105,10 +105,9 @@ impl Keyed {
                 continue;
             }
             let mut later = records.range((offset.plus(1), LeaderEpoch::NONE)..);
-            let supersedes = |((at, epoch), other): (&(Offset, LeaderEpoch), &Written)| {
-                other.key == written.key && committed.covers(*at, *epoch)
-            };
-            if !later.any(supersedes) {
+            // Committed or given up since: an election that gives up what superseded something is followed by
+            // what makes that good.
+            if !later.any(|(_, other)| other.key == written.key) {
                 missed.push((*offset, written.key.clone(), written.at));
             }
         }

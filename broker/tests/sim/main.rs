@@ -48,7 +48,7 @@ const FIXED_SEEDS: u64 = 200;
 
 /// Seeds that failed once. The schedules that they stand for change with the simulator, so they say less
 /// in time.
-const FAILED_ONCE: [u64; 7] = [
+const FAILED_ONCE: [u64; 9] = [
     1_795_294_320_474,
     101_234,
     151_878,
@@ -56,6 +56,8 @@ const FAILED_ONCE: [u64; 7] = [
     4_742,
     4_955,
     5_913,
+    8_216,
+    8_606,
 ];
 
 /// For how many seconds a test run takes seeds that no run took before.

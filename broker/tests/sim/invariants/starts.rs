@@ -28,15 +28,17 @@ impl Starts {
                 },
             ) => {
                 let record = world.controller.committed.partition(partition);
-                let is_member = record.is_some_and(|record| record.in_sync.contains(id));
-                // After an election that may have lost entries a log that is compacted is sent anew.
-                let is_anew = world.may_start_over(partition);
+                // A suspect may: after an election that may have lost entries a log that is compacted is
+                // sent anew.
+                let is_member = record.is_some_and(|record| {
+                    record.in_sync.contains(id) && !record.suspects.contains(id)
+                });
                 let Some(committed) = world.oracle.committed(partition) else {
                     return;
                 };
                 for entry in discarded.iter().filter(|entry| entry.end > *start) {
                     assert!(
-                        !is_member || is_anew || !committed.covers(entry.base, entry.epoch),
+                        !is_member || !committed.covers(entry.base, entry.epoch),
                         "broker {id}, {partition}: beginning anew at {start} discards {}, which is committed",
                         entry.base
                     );
