@@ -104,26 +104,34 @@ impl Keyed {
             if !counts || held.contains(offset) {
                 continue;
             }
-            let mut later = records.range((offset.plus(1), LeaderEpoch::NONE)..);
-            // Committed or given up since: an election that gives up what superseded something is followed by
-            // what makes that good.
-            if !later.any(|(_, other)| other.key == written.key) {
-                missed.push((*offset, written.key.clone(), written.at));
+            let later = || {
+                let later = records.range((offset.plus(1), LeaderEpoch::NONE)..);
+                later.filter(|(_, other)| other.key == written.key)
+            };
+            if later().any(|((at, epoch), _)| committed.covers(*at, *epoch)) {
+                continue;
             }
+            // It may have been committed, superseded this, and been given up since: such an election is
+            // followed by what makes that good. Or it never was, and supersedes nothing.
+            let may_be_superseded = later().next().is_some();
+            missed.push((*offset, written.key.clone(), written.at, may_be_superseded));
         }
         if missed.is_empty() {
             return false;
         }
         let newest = newest(file, below);
-        missed.retain(|(_, key, _)| newest.get(key).is_some_and(|(_, value)| value.is_some()));
-        for (offset, key, at) in &missed {
+        missed.retain(|(_, key, _, _)| newest.get(key).is_some_and(|(_, value)| value.is_some()));
+        for (offset, key, at, may_be_superseded) in &missed {
             let age_ms = appended.now.since_ms(*at);
+            let is_old = age_ms > appended.delete_retention_ms;
             assert!(
-                age_ms > appended.delete_retention_ms,
+                is_old || *may_be_superseded,
                 "{}: what deletes {key:?} at {offset} is gone after {age_ms} ms, and a replica has not had it",
                 appended.partition
             );
-            self.excuse(appended.partition, key, offset.plus(1));
+            if is_old {
+                self.excuse(appended.partition, key, offset.plus(1));
+            }
         }
         !missed.is_empty()
     }
