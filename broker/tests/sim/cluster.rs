@@ -133,7 +133,7 @@ impl World {
             powerless: BTreeSet::new(),
             peace: false,
             expires: Random::new(seed, 0x5e).chance(EXPIRING),
-            compacting: compacting,
+            compacting,
             keyed: Keyed::default(),
             oracle: Oracle::default(),
             observed: Vec::new(),
