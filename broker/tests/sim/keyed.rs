@@ -82,8 +82,10 @@ impl Keyed {
         }
     }
 
-    /// Deletions that lie between the entry and the one before, or in it, and are not `held`: the sender has
-    /// let go of them. That may only be because the log was so long on its way.
+    /// Deletions of the entry's epoch that lie between it and the one before, or in it, and are not `held`: the
+    /// sender has let go of them. That may only be because the log was so long on its way. Where the entry
+    /// before is of another epoch nothing lies between: the last entry of each epoch stays, and so does what
+    /// begins the next one. What has such offsets in yet another epoch was never part of this log.
     fn note_missed(
         &mut self,
         appended: &Appended<'_>,
@@ -93,15 +95,21 @@ impl Keyed {
     ) -> bool {
         let Appended { file, stored, .. } = appended;
         let below = &file.entries()[file.place_of(file.start()).min(place)..place];
-        let from = below.last().map_or(file.start(), |last| last.end);
+        let none = (file.beginning().epoch, file.start());
+        let (epoch_before, end) = below.last().map_or(none, |last| (last.epoch, last.end));
+        let from = match epoch_before == stored.epoch {
+            true => end,
+            false => stored.base,
+        };
         let Some(records) = self.written.get(&appended.partition) else {
             return false;
         };
         let between = (from, LeaderEpoch::NONE)..(stored.end, LeaderEpoch::NONE);
         let mut missed = Vec::new();
         for ((offset, epoch), written) in records.range(between) {
+            let is_of_this_log = *epoch == stored.epoch && !held.contains(offset);
             let counts = written.value.is_none() && committed.covers(*offset, *epoch);
-            if !counts || held.contains(offset) {
+            if !counts || !is_of_this_log {
                 continue;
             }
             let later = || {

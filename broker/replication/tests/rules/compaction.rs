@@ -120,6 +120,17 @@ fn taken(out: &[Effect]) -> Option<usize> {
     })
 }
 
+/// Epoch and end of the log that is acknowledged.
+fn acknowledged(out: &[Effect]) -> Option<(u32, u64)> {
+    out.iter().find_map(|effect| match effect {
+        Effect::Send {
+            message: ReplicaMessage::Ack(ack),
+            ..
+        } => Some((ack.last_epoch.0, ack.durable_end.0)),
+        _ => None,
+    })
+}
+
 fn says_where_it_is(out: &[Effect]) -> bool {
     let is = |effect: &Effect| {
         matches!(
@@ -187,6 +198,37 @@ fn a_member_that_is_cut_below_its_watermark_begins_anew() {
     let mut clean = follower(view(&[1, 2], 0), &[(1, 0)], 0);
     let out = append(&mut clean, (1, 30), &left);
     assert_eq!((began_anew(&out), cut(&out)), (None, Some(45)));
+}
+
+#[test]
+fn one_that_begins_anew_where_the_leader_asks_continues_there() {
+    // Were it to say that it does not, it would be told to begin further down, where the leader's log starts.
+    let suspect = view_of_suspect(view(&[1, 2], 3));
+    let mut bare = follower(suspect.clone(), &[(1, 0)], 50);
+    let out = append(&mut bare, (0, 0), &[entry(1, 40, 45), entry(3, 90, 91)]);
+    assert_eq!((began_anew(&out), taken(&out)), (Some(0), None));
+    assert!(!says_where_it_is(&out));
+    assert_eq!(acknowledged(&out), Some((0, 0)));
+
+    let log = LogShape {
+        start: Offset(30),
+        end: Offset(60),
+        durable_end: Offset(60),
+        high_watermark: Offset(50),
+        epochs: EpochHistory::new(vec![
+            (LeaderEpoch(1), Offset(0)),
+            (LeaderEpoch(2), Offset(40)),
+        ]),
+        ..LogShape::default()
+    };
+    let (config, rules) = (Config::default(), Rules::default());
+    let mut expired = Replica::new(life(2), config, rules, log, suspect, []);
+    let out = append(&mut expired, (1, 30), &[entry(3, 90, 91)]);
+    assert_eq!((began_anew(&out), taken(&out)), (Some(30), None));
+    assert!(!says_where_it_is(&out));
+    assert_eq!(acknowledged(&out), Some((1, 30)), "it holds what is below");
+    let out = append(&mut expired, (1, 30), &[entry(3, 90, 91)]);
+    assert_eq!((began_anew(&out), taken(&out)), (None, Some(0)));
 }
 
 #[test]
