@@ -21,7 +21,13 @@ impl Default for Clock {
 impl Clock {
     /// Now, for decisions.
     pub fn now(&self) -> Tick {
-        Tick(self.start.elapsed().as_millis() as u64)
+        self.at(Instant::now())
+    }
+
+    /// A moment, as [`Clock::now`] told it.
+    pub fn at(&self, moment: Instant) -> Tick {
+        let since = moment.saturating_duration_since(self.start);
+        Tick(since.as_millis() as u64)
     }
 
     /// Milliseconds since 1970, for stamps.

@@ -14,6 +14,7 @@ use crate::admin::AdminWaiting;
 use crate::command::{Command, Outcome, SetChange, SetChangeResult};
 use crate::detector::Detector;
 use crate::election::Election;
+use crate::heartbeats::Heartbeats;
 use crate::session::{FromController, ToController};
 use crate::state::ClusterState;
 use crate::troubles::ReplicaTroubles;
@@ -62,6 +63,14 @@ pub enum Input {
     Outcome(Token, Outcome),
     /// A proposal was not taken, or its fate is unknown.
     ProposalFailed(Token),
+    /// This node led the Raft group for sure: what it sent then, or later, a majority of the voters has
+    /// acknowledged since, so none of them had followed another by then.
+    SurelyLed {
+        /// In which term.
+        term: u64,
+        /// When, by the clock of the steps.
+        at: Tick,
+    },
 }
 
 /// Something to be done.
@@ -113,6 +122,7 @@ pub struct ControllerCore {
     /// What the brokers say of their own replicas.
     troubles: ReplicaTroubles,
     detector: Detector,
+    pub(crate) heartbeats: Heartbeats,
     pub(crate) elections: BTreeMap<TopicPartition, Election>,
     /// Something else than answers and time has happened that may decide elections.
     pub(crate) reconsider: bool,
@@ -120,7 +130,7 @@ pub struct ControllerCore {
     next_token: u64,
     fencing: bool,
     /// Brokers that were proposed to be fenced, until they are, or have shown that they live.
-    doubted: BTreeSet<BrokerId>,
+    pub(crate) doubted: BTreeSet<BrokerId>,
     starting: bool,
     in_office_since: Tick,
     forming: bool,
@@ -138,6 +148,7 @@ impl ControllerCore {
             sessions: BTreeMap::new(),
             troubles: ReplicaTroubles::default(),
             detector: Detector::default(),
+            heartbeats: Heartbeats::default(),
             elections: BTreeMap::new(),
             reconsider: false,
             purposes: BTreeMap::new(),
@@ -171,6 +182,9 @@ impl ControllerCore {
             Input::Applied(index, command) => self.on_applied(index, command, now, out),
             Input::Outcome(token, outcome) => self.on_outcome(token, outcome, now, out),
             Input::ProposalFailed(token) => self.on_failed(token, out),
+            // In between the terms somebody else may have led.
+            Input::SurelyLed { term, .. } if term != self.term => {}
+            Input::SurelyLed { at, .. } => self.answer_heartbeats(at, out),
         }
     }
 
@@ -215,6 +229,7 @@ impl ControllerCore {
             return;
         };
         self.troubles.forget(id);
+        self.heartbeats.forget(id);
         if self.session_of(session.broker).is_none() {
             self.detector.connected(session.broker, false, now);
             self.judge_brokers(now, out);
@@ -283,9 +298,7 @@ impl ControllerCore {
                     self.detector
                         .heard(session.broker, disk_progress, &self.config, now);
                 }
-                let broker = session.broker;
-                let alive = !self.state.is_fenced(broker) && !self.doubted.contains(&broker);
-                out.push(Effect::Send(id, FromController::HeartbeatAck { alive }));
+                self.owe(id, session.broker, now, out);
             }
             ToController::FenceAnswers(answers) => self.on_fence_answers(&answers, now, out),
             ToController::ReportSuspect(partitions) => {

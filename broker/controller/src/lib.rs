@@ -12,6 +12,7 @@ mod detector;
 mod election;
 mod elections;
 pub mod events;
+mod heartbeats;
 mod lineage;
 mod placement;
 pub mod rules;

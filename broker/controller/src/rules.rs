@@ -22,6 +22,8 @@ pub enum Rule {
     OtherDiskIsSuspect,
     /// What a lossy election may have lost is left behind by raising the first offset.
     LossyElectionsAreRecorded,
+    /// A heartbeat is answered once it is known that nobody else had been elected when it came.
+    HeartbeatsAwaitTheMajority,
 }
 
 /// Which rules hold. All of them, unless a test says otherwise.

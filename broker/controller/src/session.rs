@@ -115,7 +115,8 @@ pub enum FromController {
     },
     /// The life that the broker claims has passed: another process has registered under its id.
     Obsolete,
-    /// A heartbeat arrived.
+    /// A heartbeat arrived, when nobody else had been elected controller. Answers come in the order of the
+    /// heartbeats.
     HeartbeatAck {
         /// The broker is taken for alive: none of its leads will be given to another before the
         /// session time-out from that heartbeat on, unless it ends or its disk stands still.

@@ -19,4 +19,4 @@ pub use membership::ConfiguredVoter;
 pub use network::{CallError, Identity, form, identify};
 pub use node::{ProposeError, RaftConfig, RaftNode, StartError};
 pub use state_machine::AppliedCommand;
-pub use watch::{RaftFailure, RaftLeader};
+pub use watch::{RaftFailure, RaftLeader, SurelyLed};

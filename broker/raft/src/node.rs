@@ -27,7 +27,7 @@ use crate::network::{Identity, Network};
 use crate::server::{Server, accept};
 use crate::state_machine::{AppliedCommand, StateMachine};
 use crate::types::Types;
-use crate::watch::{RaftFailure, RaftLeader, Shown, keep_true};
+use crate::watch::{RaftFailure, RaftLeader, Shown, SurelyLed, keep_true};
 
 #[cfg(test)]
 mod tests;
@@ -228,24 +228,25 @@ impl RaftNode {
         voters.collect()
     }
 
-    /// When this node led for sure: at that moment it sent what a majority of the voters has acknowledged
-    /// since, so none of them had followed another by then. None if it does not lead, or nobody has
-    /// acknowledged anything yet. That it leads, as [`RaftNode::leader`] has it, may be long over.
-    pub fn surely_led_at(&self) -> Option<Instant> {
+    /// When this node led for sure, last. None if it does not lead, or nobody has acknowledged anything yet.
+    /// That it leads, as [`RaftNode::leader`] has it, may be long over.
+    pub fn surely_led(&self) -> Option<SurelyLed> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched().clone();
         if metrics.state != ServerState::Leader {
             return None;
         }
         let mut voters = metrics.membership_config.voter_ids();
-        if voters.all(|id| id == self.node_id) {
-            // There is nobody to ask.
-            return Some(Instant::now());
-        }
         // The library's clock tells how long ago something was only. Asked in this order, it is not later
         // than it was.
         let now = Instant::now();
-        now.checked_sub(metrics.last_quorum_acked?.elapsed())
+        let at = match voters.all(|id| id == self.node_id) {
+            // There is nobody to ask.
+            true => now,
+            false => now.checked_sub(metrics.last_quorum_acked?.elapsed())?,
+        };
+        let term = metrics.current_term;
+        Some(SurelyLed { term, at })
     }
 
     /// Who leads, and whether it is this node.

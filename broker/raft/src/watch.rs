@@ -7,6 +7,7 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::errors::Fatal;
 use openraft::{Raft, RaftMetrics, ServerState};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::state_machine::StateMachine;
 use crate::types::Types;
@@ -20,6 +21,16 @@ pub struct RaftLeader {
     pub term: u64,
     /// It is this node, and it has applied everything that was committed before its term.
     pub is_me: bool,
+}
+
+/// A moment at which a node led for sure: it sent then what a majority of the voters has acknowledged since, so
+/// none of them had followed another by then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SurelyLed {
+    /// Its term.
+    pub term: u64,
+    /// When.
+    pub at: Instant,
 }
 
 /// A member has ended: it could not write its log or its snapshot, or broke down. It answers nobody

@@ -3,7 +3,7 @@
 //! Hosts the controller crate's core: what brokers say and what is committed goes in, proposals and
 //! messages come out. Lives on an arbiter of its own.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use actix::{Actor, AsyncContext, Context, Handler, Message};
@@ -11,11 +11,10 @@ use baton_controller::command::Outcome;
 use baton_controller::core::{Config, ControllerCore, Effect, Input, SessionId, Token};
 use baton_controller::session::{FromController, ToController};
 use baton_protocol::ids::{BrokerId, MetadataIndex};
-use baton_raft::{AppliedCommand, ProposeError, RaftLeader, RaftNode};
+use baton_raft::{AppliedCommand, ProposeError, RaftLeader, RaftNode, SurelyLed};
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
-use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::net::connection::{self, FrameReader, Outgoing};
@@ -60,14 +59,6 @@ struct Proposed {
     result: Result<(MetadataIndex, Outcome), ProposeError>,
 }
 
-/// An answer to a heartbeat. By it a leader may go on without followers for a while, so it waits until it
-/// is sure that no other controller had been elected when the heartbeat came.
-struct Owed {
-    came_at: Instant,
-    session: SessionId,
-    answer: FromController,
-}
-
 struct Connected {
     out: mpsc::UnboundedSender<Outgoing>,
     tasks: [AbortHandle; 2],
@@ -102,8 +93,6 @@ pub struct Controller {
     reigns: u64,
     connections: BTreeMap<SessionId, Connected>,
     next_session: u64,
-    /// In the order in which the heartbeats came.
-    owed: VecDeque<Owed>,
 }
 
 impl Controller {
@@ -119,7 +108,6 @@ impl Controller {
             reigns: 0,
             connections: BTreeMap::new(),
             next_session: 0,
-            owed: VecDeque::new(),
         }
     }
 
@@ -132,13 +120,6 @@ impl Controller {
         for effect in effects {
             match effect {
                 Effect::Propose(token, command) => self.propose(token, command, ctx),
-                Effect::Send(session, answer @ FromController::HeartbeatAck { .. }) => {
-                    self.owed.push_back(Owed {
-                        came_at: Instant::now(),
-                        session,
-                        answer,
-                    });
-                }
                 Effect::Send(session, message) => self.send(session, &message),
                 Effect::Close(session) => drop(self.connections.remove(&session)),
             }
@@ -176,15 +157,11 @@ impl Controller {
         }
     }
 
-    /// Answers the heartbeats that came when this broker led for sure.
-    fn answer_heartbeats(&mut self) {
-        let Some(sure) = self.raft.as_ref().and_then(RaftNode::surely_led_at) else {
-            return;
-        };
-        let due = self.owed.partition_point(|owed| owed.came_at <= sure);
-        let due: Vec<Owed> = self.owed.drain(..due).collect();
-        for owed in due {
-            self.send(owed.session, &owed.answer);
+    /// Tells the core when this broker led for sure.
+    fn tell_lead(&mut self, ctx: &mut Context<Self>) {
+        if let Some(SurelyLed { term, at }) = self.raft.as_ref().and_then(RaftNode::surely_led) {
+            let at = self.clock.at(at.into_std());
+            self.input(Input::SurelyLed { term, at }, ctx);
         }
     }
 
@@ -224,7 +201,6 @@ impl Controller {
             tracing::info!("this broker is no longer the controller");
         }
         self.connections.clear();
-        self.owed.clear();
     }
 
     fn deliver_outcomes(&mut self, ctx: &mut Context<Self>) {
@@ -251,7 +227,7 @@ impl Actor for Controller {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.run_interval(TICK, |controller, ctx| {
-            controller.answer_heartbeats();
+            controller.tell_lead(ctx);
             controller.input(Input::Tick, ctx);
         });
         if let Some(raft) = &self.raft {

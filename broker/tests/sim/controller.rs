@@ -24,6 +24,9 @@ use crate::schedule::{BrokerEvent, ControllerEvent, Event, Reign, Run};
 /// Between two ticks of the core, in milliseconds.
 const TICK_MS: u64 = 50;
 
+/// How long ago it may be at most that a majority was last heard, in milliseconds.
+const MAJORITY_MS: u64 = 60;
+
 /// A connection of a broker's process to the controller: ordered, until it breaks.
 struct Session {
     broker: BrokerId,
@@ -103,6 +106,9 @@ impl World {
             }
             ControllerEvent::Tick => {
                 self.control_after(TICK_MS, ControllerEvent::Tick);
+                let term = self.controller.reign.0;
+                let at = self.surely_led_at();
+                self.control(Input::SurelyLed { term, at });
                 self.control(Input::Tick);
             }
             ControllerEvent::Message(session, message) => {
@@ -133,6 +139,15 @@ impl World {
     pub fn controller_clock(&self) -> Tick {
         let ahead_ms = self.controller.clock_ahead_ms;
         self.schedule.now().after_ms(ahead_ms)
+    }
+
+    /// When the controller led for sure, last: as long ago as it takes to have something committed.
+    fn surely_led_at(&mut self) -> Tick {
+        let ago_ms = match self.controller.slow_until > self.schedule.now() {
+            true => self.random.between(100, 900),
+            false => self.random.between(2, MAJORITY_MS),
+        };
+        Tick(self.controller_clock().0.saturating_sub(ago_ms))
     }
 
     fn control(&mut self, input: Input) {

@@ -2,6 +2,7 @@
 
 mod events;
 mod health;
+mod heartbeats;
 mod losses;
 mod many;
 mod rules;

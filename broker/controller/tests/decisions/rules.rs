@@ -67,6 +67,7 @@ fn a_broker_that_is_held_for_dead_is_not_told_that_it_is_alive() {
     let mut stage = Stage::new(0);
     let told = |stage: &mut Stage| {
         stage.say(1, ToController::Heartbeat { disk_progress: 1 });
+        stage.surely_led(stage.now + 1);
         let sent = stage.sent[&SessionId(1)].iter().rev();
         let mut acks = sent.filter_map(|message| match message {
             FromController::HeartbeatAck { alive } => Some(*alive),

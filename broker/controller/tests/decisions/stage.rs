@@ -100,6 +100,12 @@ impl Stage {
         }
     }
 
+    /// The controller learns that it led for sure at this time.
+    pub fn surely_led(&mut self, at: u64) {
+        let term = self.core.term();
+        self.step(Input::SurelyLed { term, at: Tick(at) });
+    }
+
     pub fn say(&mut self, session: u64, message: ToController) {
         self.step(Input::Message(SessionId(session), message));
     }

@@ -152,11 +152,11 @@ fn a_leader_is_sure_that_it_leads_as_long_as_a_majority_says_so() {
     let mut trio = Trio::formed();
     let leader = trio.settle();
     let follower = (leader + 1) % 3;
-    assert_eq!(trio.nodes[follower].surely_led_at(), None);
+    assert_eq!(trio.nodes[follower].surely_led().map(|led| led.at), None);
     let asked_at = tokio::time::Instant::now();
     trio.runtime.block_on(async {
         let deadline = std::time::Instant::now() + PATIENCE;
-        while trio.nodes[leader].surely_led_at() < Some(asked_at) {
+        while trio.nodes[leader].surely_led().map(|led| led.at) < Some(asked_at) {
             assert!(std::time::Instant::now() < deadline, "it is not sure");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -171,8 +171,13 @@ fn a_leader_is_sure_that_it_leads_as_long_as_a_majority_says_so() {
             tokio::time::sleep(A_WHILE).await;
             away_at
         });
-        assert!(trio.nodes[leader].surely_led_at() <= Some(tokio::time::Instant::now()));
-        assert_eq!(trio.nodes[leader].surely_led_at() > Some(away_at), sure);
+        assert!(
+            trio.nodes[leader].surely_led().map(|led| led.at) <= Some(tokio::time::Instant::now())
+        );
+        assert_eq!(
+            trio.nodes[leader].surely_led().map(|led| led.at) > Some(away_at),
+            sure
+        );
         assert!(
             trio.nodes[leader]
                 .leader
