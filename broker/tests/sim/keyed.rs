@@ -127,7 +127,9 @@ impl Keyed {
         if missed.is_empty() {
             return false;
         }
-        let newest = newest(file, below);
+        // What lies below the start may come back.
+        let from = file.place_of(file.durable_start().min(file.start()));
+        let newest = newest(file, &file.entries()[from.min(place)..place]);
         missed.retain(|(_, key, _, _)| newest.get(key).is_some_and(|(_, value)| value.is_some()));
         for (offset, key, at, may_be_superseded) in &missed {
             let age_ms = appended.now.since_ms(*at);

@@ -107,9 +107,14 @@ impl LogFile {
         self.beginning.start
     }
 
+    /// Where a power cut would leave the start.
+    pub fn durable_start(&self) -> Offset {
+        self.beginning_on_platter.start
+    }
+
     /// Whether a power cut would leave the start where it is.
     pub fn start_is_durable(&self) -> bool {
-        self.beginning_on_platter.start == self.start()
+        self.durable_start() == self.start()
     }
 
     /// When the entry at `base` was written.
