@@ -246,14 +246,14 @@ impl World {
                 self.on_broker_event(id, event);
             }
             Event::Controller(reign, event) => {
-                if reign != self.controller.reign() {
+                if !self.controller.acts_in(reign) {
                     return;
                 }
                 let until = self.controller.stalled_until;
                 if until > now {
                     return self.schedule.defer(until, Event::Controller(reign, event));
                 }
-                self.on_controller_event(event);
+                self.on_controller_event(reign, event);
             }
             Event::Start(id) => self.start(id),
             Event::Answer(attempt, base) => self.on_answer(attempt, base),

@@ -3,7 +3,7 @@
 //! The group that replicates its commands is a queue: what was proposed is committed in that order,
 //! sometimes late, sometimes after its proposer was told that it failed, sometimes never. With a
 //! move of the controller a part of what is under way is committed and the rest is lost, before the
-//! next one begins.
+//! next one begins. That one may not know of it for a while (`former.rs`).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -17,6 +17,7 @@ use baton_protocol::metadata::PartitionRecord;
 use uuid::Uuid;
 
 use crate::cluster::World;
+use crate::former::Former;
 use crate::log_file::LogFile;
 use crate::observation::Observation;
 use crate::schedule::{BrokerEvent, ControllerEvent, Event, Reign, Run};
@@ -27,8 +28,9 @@ const TICK_MS: u64 = 50;
 /// How long ago it may be at most that a majority was last heard, in milliseconds.
 const MAJORITY_MS: u64 = 60;
 
-/// A connection of a broker's process to the controller: ordered, until it breaks.
-struct Session {
+/// A connection of a broker's process to a controller: ordered, until it breaks.
+pub struct Session {
+    pub reign: Reign,
     broker: BrokerId,
     run: Run,
     /// When the last message in each direction arrives: the next one does not overtake it.
@@ -45,10 +47,12 @@ struct Proposed {
 
 /// The controller, or the time between two.
 pub struct Controller {
-    core: Option<ControllerCore>,
+    pub core: Option<ControllerCore>,
     reign: Reign,
+    /// One that does not know that it is no controller any more.
+    pub former: Option<Former>,
     pub committed: ClusterState,
-    sessions: BTreeMap<SessionId, Session>,
+    pub sessions: BTreeMap<SessionId, Session>,
     next_session: u64,
     proposed: VecDeque<Proposed>,
     commit_at: Tick,
@@ -70,6 +74,7 @@ impl Controller {
         Controller {
             core: None,
             reign: Reign(0),
+            former: None,
             committed,
             sessions: BTreeMap::new(),
             next_session: 0,
@@ -89,13 +94,42 @@ impl Controller {
     pub fn is_in_office(&self) -> bool {
         self.core.is_some()
     }
+
+    /// Whether there is a controller in this reign, which may be a former one.
+    pub fn acts_in(&self, reign: Reign) -> bool {
+        self.reign == reign || self.former_in(reign).is_some()
+    }
+
+    /// Takes away the sessions of a reign.
+    pub fn sessions_of(&mut self, reign: Reign) -> Vec<(SessionId, Session)> {
+        let all = std::mem::take(&mut self.sessions).into_iter();
+        let (of_reign, others) = all.partition::<Vec<_>, _>(|(_, session)| session.reign == reign);
+        self.sessions.extend(others);
+        of_reign
+    }
+
+    fn former_in(&self, reign: Reign) -> Option<&Former> {
+        self.former.as_ref().filter(|former| former.reign == reign)
+    }
+
+    /// The core of a reign, and how far its clock is ahead.
+    fn core_in(&mut self, reign: Reign) -> Option<(&mut ControllerCore, u64)> {
+        if self.reign == reign {
+            return Some((self.core.as_mut()?, self.clock_ahead_ms));
+        }
+        let former = self
+            .former
+            .as_mut()
+            .filter(|former| former.reign == reign)?;
+        Some((&mut former.core, former.clock_ahead_ms))
+    }
 }
 
 impl World {
-    pub fn on_controller_event(&mut self, event: ControllerEvent) {
+    pub fn on_controller_event(&mut self, reign: Reign, event: ControllerEvent) {
         match event {
             ControllerEvent::Begins => {
-                let term = self.controller.reign.0;
+                let term = reign.0;
                 let committed = self.controller.committed.clone();
                 self.controller.clock_ahead_ms = self.random.between(0, 1_000_000);
                 let now = self.controller_clock();
@@ -105,28 +139,30 @@ impl World {
                 self.control_after(0, ControllerEvent::Tick);
             }
             ControllerEvent::Tick => {
-                self.control_after(TICK_MS, ControllerEvent::Tick);
-                let term = self.controller.reign.0;
-                let at = self.surely_led_at();
-                self.control(Input::SurelyLed { term, at });
-                self.control(Input::Tick);
+                let tick = Event::Controller(reign, ControllerEvent::Tick);
+                self.schedule.after(TICK_MS, tick);
+                let (term, at) = (reign.0, self.surely_led_at(reign));
+                self.control(reign, Input::SurelyLed { term, at });
+                self.control(reign, Input::Tick);
             }
             ControllerEvent::Message(session, message) => {
                 if self.controller.sessions.contains_key(&session) {
-                    self.control(Input::Message(session, message));
+                    self.control(reign, Input::Message(session, message));
                 }
             }
             ControllerEvent::Closed(session) => {
                 if self.controller.sessions.remove(&session).is_some() {
-                    self.control(Input::Closed(session));
+                    self.control(reign, Input::Closed(session));
                 }
             }
-            ControllerEvent::Commit => {
+            ControllerEvent::Commit if reign == self.controller.reign => {
                 if let Some(proposed) = self.controller.proposed.pop_front() {
                     self.commit(proposed);
                 }
             }
-            ControllerEvent::Failed(token) => self.control(Input::ProposalFailed(token)),
+            // All that the former one had proposed is committed or lost.
+            ControllerEvent::Commit => {}
+            ControllerEvent::Failed(token) => self.control(reign, Input::ProposalFailed(token)),
         }
     }
 
@@ -142,7 +178,10 @@ impl World {
     }
 
     /// When the controller led for sure, last: as long ago as it takes to have something committed.
-    fn surely_led_at(&mut self) -> Tick {
+    pub fn surely_led_at(&mut self, reign: Reign) -> Tick {
+        if let Some(former) = self.controller.former_in(reign) {
+            return former.led_at;
+        }
         let ago_ms = match self.controller.slow_until > self.schedule.now() {
             true => self.random.between(100, 900),
             false => self.random.between(2, MAJORITY_MS),
@@ -150,15 +189,18 @@ impl World {
         Tick(self.controller_clock().0.saturating_sub(ago_ms))
     }
 
-    fn control(&mut self, input: Input) {
-        let now = self.controller_clock();
-        let Some(core) = &mut self.controller.core else {
+    pub fn control(&mut self, reign: Reign, input: Input) {
+        let now = self.schedule.now();
+        let is_former = self.controller.former_in(reign).is_some();
+        let Some((core, ahead_ms)) = self.controller.core_in(reign) else {
             return;
         };
         let mut effects = Vec::new();
-        core.step(now, input, &mut effects);
+        core.step(now.after_ms(ahead_ms), input, &mut effects);
         for effect in effects {
             match effect {
+                // Nobody takes it.
+                Effect::Propose(..) if is_former => {}
                 Effect::Propose(token, command) => self.propose(token, command),
                 Effect::Send(session, message) => self.tell_broker(session, message),
                 Effect::Close(id) => self.end_session(id),
@@ -205,6 +247,7 @@ impl World {
         let index = MetadataIndex(self.controller.committed.index.0 + 1);
         self.note_elections(&command);
         let sets = self.sets_that_change(&command);
+        let reigns = self.reigns_that_end(&command);
         let outcome = self.controller.committed.apply(index, &command);
         self.tell(|| format!("{index}: {command:?}: {outcome:?}"));
         for (partition, before) in sets {
@@ -215,10 +258,12 @@ impl World {
                 self.observed.push(Observation::Shrunk(partition, record));
             }
         }
+        self.observed.extend(reigns);
         self.note_committed(&command);
-        self.control(Input::Applied(index, command));
+        let reign = self.controller.reign;
+        self.control(reign, Input::Applied(index, command));
         if !told_failed {
-            self.control(Input::Outcome(token, outcome));
+            self.control(reign, Input::Outcome(token, outcome));
         }
     }
 
@@ -232,6 +277,22 @@ impl World {
             Some((change.partition, record.in_sync.clone()))
         });
         before.collect()
+    }
+
+    /// The reigns of leaders that a command is about to end, since their brokers are held for dead.
+    fn reigns_that_end(&self, command: &Command) -> Vec<Observation> {
+        let Command::BeginElections(elections) = command else {
+            return Vec::new();
+        };
+        let deposed = elections.iter().filter_map(|(partition, epoch)| {
+            let record = self.controller.committed.partition(partition)?;
+            Some(Observation::Deposed {
+                partition: *partition,
+                leader: record.leader.filter(|_| record.epoch == *epoch)?,
+                epoch: *epoch,
+            })
+        });
+        deposed.collect()
     }
 
     fn note_committed(&mut self, command: &Command) {
@@ -383,27 +444,38 @@ impl World {
         })
     }
 
-    /// Another controller takes over after a while, with all that is committed by then.
-    pub fn move_controller(&mut self, gap_ms: u64) {
+    /// Another controller takes over after a while, with all that is committed by then. Returns the sessions of
+    /// the last one.
+    pub fn succeed_controller(&mut self, gap_ms: u64) -> Vec<(SessionId, Session)> {
         let under_way = self.controller.proposed.len() as u64;
         let survive = self.random.between(0, under_way);
         let controller = &mut self.controller;
         controller.core = None;
-        controller.reign = Reign(controller.reign.0 + 1);
+        let last = controller.reign;
+        controller.reign = Reign(last.0 + 1);
         let proposed = std::mem::take(&mut controller.proposed);
         for proposed in proposed.into_iter().take(survive as usize) {
             self.commit(proposed);
         }
-        for (id, session) in std::mem::take(&mut self.controller.sessions) {
-            // Or it is noticed by the silence only.
+        self.controller.commit_at = self.schedule.now().after_ms(gap_ms);
+        self.control_after(gap_ms, ControllerEvent::Begins);
+        self.controller.sessions_of(last)
+    }
+
+    pub fn move_controller(&mut self, gap_ms: u64) {
+        let sessions = self.succeed_controller(gap_ms);
+        self.lose_sessions(sessions);
+    }
+
+    /// The controller is gone from these: some of the brokers notice it by the silence only.
+    pub fn lose_sessions(&mut self, sessions: Vec<(SessionId, Session)>) {
+        for (id, session) in sessions {
             if self.random.chance(500) {
                 let event = BrokerEvent::SessionEnded(id);
                 let event = Event::Broker(session.broker, session.run, event);
                 self.schedule.after(1, event);
             }
         }
-        self.controller.commit_at = self.schedule.now().after_ms(gap_ms);
-        self.control_after(gap_ms, ControllerEvent::Begins);
     }
 
     // ---- sessions ---------------------------------------------------------------------------
@@ -416,6 +488,7 @@ impl World {
         self.controller.next_session += 1;
         let now = self.schedule.now();
         let session = Session {
+            reign: self.controller.reign,
             broker,
             run: self.brokers[&broker].run,
             up_at: now,
@@ -433,7 +506,7 @@ impl World {
         if let Some(session) = self.controller.sessions.get_mut(&id) {
             session.broken = true;
             let at = session.up_at.max(now.after_ms(delay));
-            let event = Event::Controller(self.controller.reign, ControllerEvent::Closed(id));
+            let event = Event::Controller(session.reign, ControllerEvent::Closed(id));
             self.schedule.at(at, event);
         }
     }
@@ -446,8 +519,9 @@ impl World {
             let at = session.down_at.max(now.after_ms(1));
             let (broker, run) = (session.broker, session.run);
             let ended = Event::Broker(broker, run, BrokerEvent::SessionEnded(id));
+            let closed = Event::Controller(session.reign, ControllerEvent::Closed(id));
             self.schedule.at(at, ended);
-            self.control_after(1, ControllerEvent::Closed(id));
+            self.schedule.after(1, closed);
         }
     }
 
@@ -470,7 +544,7 @@ impl World {
         }
         session.up_at = session.up_at.max(now.after_ms(delay));
         let event = ControllerEvent::Message(id, message);
-        let event = Event::Controller(self.controller.reign, event);
+        let event = Event::Controller(session.reign, event);
         self.schedule.at(session.up_at, event);
     }
 

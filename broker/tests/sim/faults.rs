@@ -38,6 +38,8 @@ pub enum Fault {
     SlowNetwork(BrokerId, u64),
     /// Another controller takes over, after a while.
     MoveController(u64),
+    /// Another controller takes over, after a while, and the last one does not know of it.
+    OutvoteController(u64, u64),
     /// The controller stands still.
     StallController(u64),
     /// Commands take long to be committed.
@@ -87,6 +89,7 @@ enum Kind {
     BreakLink,
     SlowNetwork,
     MoveController,
+    OutvoteController,
     StallController,
     ClockJump,
     ControllerClockJump,
@@ -115,6 +118,7 @@ const WEIGHTS: &[(u64, Kind)] = &[
     (6, Kind::BreakLink),
     (3, Kind::SlowNetwork),
     (8, Kind::MoveController),
+    (4, Kind::OutvoteController),
     (2, Kind::StallController),
     (2, Kind::ClockJump),
     (1, Kind::ControllerClockJump),
@@ -138,6 +142,7 @@ const RESTLESS: &[(u64, Kind)] = &[
     (6, Kind::Freeze),
     (4, Kind::PowerCut),
     (4, Kind::MoveController),
+    (4, Kind::OutvoteController),
 ];
 
 /// Disks cannot be relied on.
@@ -166,6 +171,7 @@ const LAGGING: &[(u64, Kind)] = &[
     (5, Kind::PowerCutOfAll),
     (4, Kind::Wipe),
     (4, Kind::SlowCommands),
+    (4, Kind::OutvoteController),
 ];
 
 /// The faults of a seed, between the two times.
@@ -213,6 +219,7 @@ fn one(random: &mut Random, weights: &[(u64, Kind)], brokers: &[BrokerId]) -> Fa
         Kind::BreakLink => Fault::BreakLink(broker, other),
         Kind::SlowNetwork => Fault::SlowNetwork(broker, ms),
         Kind::MoveController => Fault::MoveController(1 + ms / 3),
+        Kind::OutvoteController => Fault::OutvoteController(1 + ms / 10, 2 * ms),
         Kind::StallController => Fault::StallController(ms),
         Kind::ClockJump => Fault::ClockJump(broker, ms * 10),
         Kind::ControllerClockJump => Fault::ControllerClockJump(ms * 10),

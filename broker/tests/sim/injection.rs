@@ -63,6 +63,11 @@ impl World {
                 self.stats.count("controller moves");
                 self.move_controller(gap_ms);
             }
+            Fault::OutvoteController(gap_ms, ms) => {
+                self.stats.count("controllers outvoted");
+                self.outvote_controller(gap_ms, index);
+                self.schedule.after(ms, Event::FaultEnds(index));
+            }
             Fault::StallController(ms) => {
                 self.stats.count("controller stalls");
                 self.controller.stalled_until = now.after_ms(ms);
@@ -139,6 +144,7 @@ impl World {
             }
             Fault::CutController(id, _) => self.network.mend_controller(id),
             Fault::SlowNetwork(id, _) => self.network.set_slow(id, false),
+            Fault::OutvoteController(..) => self.tell_former(index),
             Fault::FullDisk(id, _) => self.brokers[&id].disk.lock().full = false,
             Fault::PowerCut(id, ..) => {
                 self.powerless.remove(&id);
@@ -235,6 +241,7 @@ impl World {
     /// Everything is well from now on: all ways are open, all disks sound, all brokers up.
     pub fn heal(&mut self) {
         self.network.heal();
+        self.end_former();
         self.powerless.clear();
         self.controller.slow_until = self.schedule.now();
         self.controller.outcomes_lost_until = self.schedule.now();

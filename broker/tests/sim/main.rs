@@ -18,6 +18,7 @@ mod controller;
 mod convergence;
 mod disk;
 mod faults;
+mod former;
 mod groups;
 mod injection;
 mod invariants;

@@ -14,10 +14,9 @@ const SEEDS_MAX: u64 = 2_000;
 const NEAR: u64 = 20;
 
 /// Every rule that can be switched off, each with a seed near which one is known to fail without it, so
-/// that the test is quick; when the simulation changes, the search finds another one. The lease of a
-/// leader without synchronous followers is not among them: it shortens the time in which such a leader
-/// acknowledges what is given up already, and no history is forbidden by it. Nor is `DeletionsAwaitTheStart`:
-/// it takes a power cut in a moment that thousands of seeds do not hit, and tests of the storage guard it.
+/// that the test is quick; when the simulation changes, the search finds another one.
+/// `DeletionsAwaitTheStart` is not among them: it takes a power cut in a moment that thousands of seeds do
+/// not hit, and tests of the storage guard it.
 const RULES: &[(Rule, u64)] = &[
     (Rule::Replica(ReplicaRule::JointCommit), 50),
     (Rule::Replica(ReplicaRule::RemovalCheck), 0),
@@ -43,6 +42,7 @@ const RULES: &[(Rule, u64)] = &[
     (Rule::Replica(ReplicaRule::LostSupersedersAreMadeGood), 306),
     (Rule::Replica(ReplicaRule::CompactionAwaitsTheSet), 165),
     (Rule::Replica(ReplicaRule::MembersDiscardNothing), 0),
+    (Rule::Replica(ReplicaRule::LeaseWithoutFollowers), 0),
     (Rule::Controller(ControllerRule::ElectionNeedsAnswers), 0),
     (Rule::Controller(ControllerRule::SuspectsHaveNoVote), 0),
     (Rule::Controller(ControllerRule::OnlyTheLeaderRemoves), 0),
@@ -54,6 +54,10 @@ const RULES: &[(Rule, u64)] = &[
     (Rule::Controller(ControllerRule::AdditionBoundToLife), 1_210),
     (Rule::Controller(ControllerRule::CompareOnVersion), 480),
     (Rule::Controller(ControllerRule::OtherDiskIsSuspect), 0),
+    (
+        Rule::Controller(ControllerRule::HeartbeatsAwaitTheMajority),
+        0,
+    ),
     (
         Rule::Controller(ControllerRule::LossyElectionsAreRecorded),
         0,

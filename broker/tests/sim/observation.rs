@@ -2,7 +2,7 @@
 
 use baton_controller::command::Elected;
 use baton_controller::session::FenceAnswer;
-use baton_protocol::ids::{BrokerId, LeaderEpoch, Offset, TopicPartition};
+use baton_protocol::ids::{BrokerId, BrokerLife, LeaderEpoch, Offset, TopicPartition};
 use baton_protocol::metadata::PartitionRecord;
 
 use crate::disk::News;
@@ -44,6 +44,12 @@ pub enum Observation {
     Elected {
         elected: Elected,
         before: PartitionRecord,
+    },
+    /// A leader's reign has ended: its broker is held for dead, or lives another life.
+    Deposed {
+        partition: TopicPartition,
+        leader: BrokerLife,
+        epoch: LeaderEpoch,
     },
     /// A leader took members out of its in-sync set. This is what the metadata says since.
     Shrunk(TopicPartition, PartitionRecord),

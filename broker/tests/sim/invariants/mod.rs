@@ -7,6 +7,7 @@ mod duplicates;
 mod durable;
 mod equal_entries;
 mod leader_acks;
+mod leases;
 mod losses;
 mod offset_limit;
 mod offsets;
@@ -28,6 +29,7 @@ pub struct Invariants {
     offsets: offsets::Offsets,
     duplicates: duplicates::Duplicates,
     losses: losses::Losses,
+    leases: leases::Leases,
     starts: starts::Starts,
     offset_limit: offset_limit::OffsetLimit,
 }
@@ -45,6 +47,7 @@ impl Invariants {
             self.duplicates.check(world, observation);
             self.offset_limit.check(world, observation);
             self.losses.check(world, observation);
+            self.leases.check(world, observation);
             self.starts.check(world, observation);
             leader_acks::check(world, observation);
             quarantine::check(world, observation);
