@@ -175,6 +175,8 @@ impl ControllerCore {
 
     /// Takes one input and appends what is to be done to `out`.
     pub fn step(&mut self, now: Tick, input: Input, out: &mut Vec<Effect>) {
+        // Before anything is judged by it: after a standstill the first input may be any.
+        self.detector.tick(now);
         match input {
             Input::Tick => self.on_tick(now, out),
             Input::Closed(session) => self.on_closed(session, now, out),
@@ -196,7 +198,6 @@ impl ControllerCore {
     }
 
     fn on_tick(&mut self, now: Tick, out: &mut Vec<Effect>) {
-        self.detector.tick(now);
         if std::mem::take(&mut self.starting) {
             // What the last controller asked may have been answered to it: ask again, in the next
             // epoch, so that no answer to it can be taken for one to this controller.

@@ -19,8 +19,8 @@ const REPORTERS: usize = 2;
 /// How long a fenced broker must be heard of regularly before it is taken for alive again.
 const RECOVERY_MS: u64 = 300;
 
-/// A tick that comes this much later than the one before shows that the controller itself stood
-/// still.
+/// An input that comes this much later than the one before shows that the controller itself stood still:
+/// ticks alone come more often.
 const LATE_MS: u64 = 200;
 
 #[derive(Clone, Debug)]
@@ -104,7 +104,7 @@ impl Detector {
         }
     }
 
-    /// Time passed. If the controller itself stood still, everybody's clock did.
+    /// Something came, be it a tick. If the controller itself stood still, everybody's clock did.
     pub fn tick(&mut self, now: Tick) {
         let gap = self.ticked_at.map_or(0, |before| now.since_ms(before));
         self.ticked_at = Some(now);

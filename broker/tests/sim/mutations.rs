@@ -8,7 +8,7 @@ use crate::runner::run_many;
 use crate::switches::{HostRule, Rule, Switches};
 
 /// Seeds tried before a rule is held for unguarded.
-const SEEDS_MAX: u64 = 2_000;
+const SEEDS_MAX: u64 = 5_000;
 
 /// How many seeds are tried first, from the one in the table on.
 const NEAR: u64 = 20;
@@ -42,7 +42,7 @@ const RULES: &[(Rule, u64)] = &[
     (Rule::Replica(ReplicaRule::LostSupersedersAreMadeGood), 306),
     (Rule::Replica(ReplicaRule::CompactionAwaitsTheSet), 165),
     (Rule::Replica(ReplicaRule::MembersDiscardNothing), 0),
-    (Rule::Replica(ReplicaRule::LeaseWithoutFollowers), 0),
+    (Rule::Replica(ReplicaRule::LeaseWithoutFollowers), 50),
     (Rule::Controller(ControllerRule::ElectionNeedsAnswers), 0),
     (Rule::Controller(ControllerRule::SuspectsHaveNoVote), 0),
     (Rule::Controller(ControllerRule::OnlyTheLeaderRemoves), 0),
@@ -56,7 +56,7 @@ const RULES: &[(Rule, u64)] = &[
     (Rule::Controller(ControllerRule::OtherDiskIsSuspect), 0),
     (
         Rule::Controller(ControllerRule::HeartbeatsAwaitTheMajority),
-        0,
+        40,
     ),
     (
         Rule::Controller(ControllerRule::LossyElectionsAreRecorded),

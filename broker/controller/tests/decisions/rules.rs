@@ -108,12 +108,21 @@ fn a_disk_that_makes_no_progress_is_death_though_the_broker_talks() {
 
 #[test]
 fn a_controller_that_stood_still_declares_nobody_dead_for_it() {
-    let mut stage = Stage::new(1);
-    stage.pass(200);
-    stage.now += 10_000;
-    stage.step(Input::Tick);
-    for broker in 1..=3 {
-        assert!(!stage.log.is_fenced(BrokerId(broker)));
+    let life = |broker: u32| Stage::new(1).life(broker);
+    let refused = ToController::ConnectionRefused { life: life(3) };
+    for first in [
+        Input::Tick,
+        Input::Closed(SessionId(3)),
+        Input::Message(SessionId(2), refused),
+    ] {
+        let mut stage = Stage::new(1);
+        stage.pass(200);
+        stage.now += 10_000;
+        stage.step(first);
+        stage.step(Input::Tick);
+        for broker in 1..=3 {
+            assert!(!stage.log.is_fenced(BrokerId(broker)));
+        }
     }
 }
 
