@@ -107,6 +107,8 @@ pub(crate) enum Purpose {
     Registration(SessionId),
     Fencing,
     Elections,
+    /// It ends the reigns of leaders on these brokers.
+    Depositions(BTreeSet<BrokerId>),
     SetChanges(SessionId, Vec<SetChange>),
     Admin(AdminWaiting),
 }
@@ -126,7 +128,7 @@ pub struct ControllerCore {
     pub(crate) elections: BTreeMap<TopicPartition, Election>,
     /// Something else than answers and time has happened that may decide elections.
     pub(crate) reconsider: bool,
-    purposes: BTreeMap<Token, Purpose>,
+    pub(crate) purposes: BTreeMap<Token, Purpose>,
     next_token: u64,
     fencing: bool,
     /// Brokers that were proposed to be fenced, until they are, or have shown that they live.
@@ -465,7 +467,7 @@ impl ControllerCore {
                 }
             }
             Some(Purpose::Admin(waiting)) => self.on_admin_outcome(waiting, outcome, out),
-            Some(Purpose::Elections | Purpose::AskedAgain) | None => {}
+            Some(Purpose::Elections | Purpose::Depositions(_) | Purpose::AskedAgain) | None => {}
         }
     }
 
@@ -475,7 +477,7 @@ impl ControllerCore {
         match self.purposes.remove(&token) {
             Some(Purpose::Registration(id)) => out.push(Effect::Close(id)),
             Some(Purpose::Fencing) => self.fencing = false,
-            Some(Purpose::Elections) => {
+            Some(Purpose::Elections | Purpose::Depositions(_)) => {
                 self.undo_decisions();
                 self.starting = true;
             }

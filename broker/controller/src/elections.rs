@@ -24,8 +24,11 @@ impl ControllerCore {
         out: &mut Vec<Effect>,
     ) {
         for some in elections.chunks(TOGETHER_MAX) {
+            let leader = |(id, _): &(TopicPartition, LeaderEpoch)| self.state.partition(id)?.leader;
+            let deposed = some.iter().filter_map(leader);
+            let deposed = deposed.map(|leader| leader.broker).collect();
             let command = Command::BeginElections(some.to_vec());
-            self.propose(command, Purpose::Elections, out);
+            self.propose(command, Purpose::Depositions(deposed), out);
         }
     }
 

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 
 use baton_protocol::ids::{BrokerId, Tick};
 
-use crate::core::{ControllerCore, Effect, SessionId};
+use crate::core::{ControllerCore, Effect, Purpose, SessionId};
 use crate::rules::Rule;
 use crate::session::FromController;
 
@@ -56,8 +56,17 @@ impl Heartbeats {
 }
 
 impl ControllerCore {
+    /// Whether a broker may reckon with keeping its leads. One that is about to lose some may not, though it
+    /// should turn out to be alive before they are lost.
     fn is_taken_for_alive(&self, broker: BrokerId) -> bool {
-        !self.state.is_fenced(broker) && !self.doubted.contains(&broker)
+        let mut proposed = self.purposes.values();
+        let is_deposed = |purpose: &Purpose| match purpose {
+            Purpose::Depositions(brokers) => brokers.contains(&broker),
+            _ => false,
+        };
+        !self.state.is_fenced(broker)
+            && !self.doubted.contains(&broker)
+            && !proposed.any(is_deposed)
     }
 
     /// A broker's heartbeat is owed an answer.

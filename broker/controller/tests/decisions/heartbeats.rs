@@ -1,9 +1,10 @@
 //! When heartbeats are answered: a leader without synchronous followers goes on by the answers.
 
+use baton_controller::command::Command;
 use baton_controller::core::{Input, SessionId};
 use baton_controller::rules::{Rule, Rules};
 use baton_controller::session::{FromController, ToController};
-use baton_protocol::ids::Tick;
+use baton_protocol::ids::{BrokerLife, Tick};
 
 use crate::stage::Stage;
 
@@ -86,6 +87,27 @@ fn what_is_learned_of_a_broker_meanwhile_is_in_the_answer() {
     stage.surely_led(stage.now);
     assert_eq!(answers(&stage, 1), [false], "its death is proposed");
     assert!(answers(&stage, 2).iter().all(|alive| *alive));
+}
+
+#[test]
+fn who_is_about_to_lose_its_lead_is_not_told_that_it_is_alive() {
+    let mut stage = stage();
+    let life = stage.life(1);
+    // That its reign ends is proposed when it is fenced, and not committed when it is so no more.
+    stage.hold = true;
+    let fence = |fence: &[BrokerLife], unfence: &[BrokerLife]| Command::SetFenced {
+        fence: fence.to_vec(),
+        unfence: unfence.to_vec(),
+    };
+    stage.commit(fence(&[life], &[]));
+    stage.commit(fence(&[], &[life]));
+    assert_eq!(stage.partition().leader, Some(life));
+    for session in [1, 2] {
+        beat(&mut stage, session);
+    }
+    stage.surely_led(1_001);
+    assert_eq!(answers(&stage, 1), [false]);
+    assert_eq!(answers(&stage, 2), [true]);
 }
 
 #[test]

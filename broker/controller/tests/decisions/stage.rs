@@ -100,6 +100,13 @@ impl Stage {
         }
     }
 
+    /// A command is committed, whoever proposed it.
+    pub fn commit(&mut self, command: Command) {
+        let index = MetadataIndex(self.log.index.0 + 1);
+        self.log.apply(index, &command);
+        self.step(Input::Applied(index, command));
+    }
+
     /// The controller learns that it led for sure at this time.
     pub fn surely_led(&mut self, at: u64) {
         let term = self.core.term();
