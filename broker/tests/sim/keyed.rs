@@ -48,6 +48,20 @@ fn digest(value: &[u8]) -> u64 {
     value.iter().fold(0xcbf2_9ce4_8422_2325, fold)
 }
 
+/// Whether a record that deletes `key`, above this offset, was part of the log and may be gone by now: no
+/// election that lost it has cut it from here. The log has an entry of its epoch behind it, as the last of each
+/// epoch stays.
+fn had_deletion(records: &Records, file: &LogFile, key: &Key, above: Offset, before: Tick) -> bool {
+    let mut later = records.range((above.plus(1), LeaderEpoch::NONE)..);
+    later.any(|((offset, epoch), written)| {
+        let behind = file.entries().get(file.place_of(*offset));
+        written.key == *key
+            && written.value.is_none()
+            && written.at < before
+            && behind.is_some_and(|entry| entry.epoch == *epoch)
+    })
+}
+
 impl Keyed {
     /// Takes note of an entry. Whether the log goes without a record from now on that deletes a key of which
     /// the log has a value.
@@ -208,7 +222,12 @@ impl World {
                 Some((at, value)) if *at == offset => value.as_deref().map(digest) == written.value,
                 Some((_, Some(_))) => false,
                 // Whatever deleted it may be gone.
-                Some((_, None)) | None => written.value.is_none(),
+                Some((_, None)) | None => {
+                    let retention_ms = self.compacting.delete_retention_ms;
+                    let before = Tick(self.schedule.now().0.saturating_sub(retention_ms));
+                    let records = &self.keyed.written[partition];
+                    written.value.is_none() || had_deletion(records, file, key, offset, before)
+                }
             };
             if !is_right {
                 let found = found.map(|(at, value)| (*at, value.as_ref().map(Vec::len)));
