@@ -4,7 +4,7 @@
 //! It applies the same commands as the controller to its own copy of the state, so that both agree
 //! on what every position of the metadata log means.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -55,8 +55,10 @@ pub struct Router {
     /// The replicas that this broker's earlier lives had: those that the metadata showed first. Their
     /// logs are expected to be there.
     inherited: Option<BTreeSet<TopicPartition>>,
-    /// Whose turn it is to open a log.
-    openings: Arc<Semaphore>,
+    /// Replicas whose logs are to be opened, in the order in which it is their turn.
+    to_open: VecDeque<TopicPartition>,
+    /// Logs that are being opened.
+    openings: usize,
     /// Whose turn it is to put files away.
     removals: Arc<Semaphore>,
     /// The notes of what befell earlier processes have been dropped: all logs are open.
@@ -86,7 +88,8 @@ impl Router {
             replicas: BTreeMap::new(),
             links: BTreeMap::new(),
             inherited: None,
-            openings: Arc::new(Semaphore::new(OPENINGS_MAX)),
+            to_open: VecDeque::new(),
+            openings: 0,
             removals: Arc::new(Semaphore::new(1)),
             settled: false,
         }

@@ -1,5 +1,6 @@
 //! The replicas of this broker, from the opening of their logs until their files are put away.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use baton_replication::event::PartitionView;
 use baton_storage::Trust;
 use tokio::sync::watch;
 
-use super::{Router, view_of};
+use super::{OPENINGS_MAX, Router, view_of};
 use crate::actors::control_link::Report;
 use crate::actors::coordinator::Coordinator;
 use crate::actors::messages::{
@@ -62,8 +63,26 @@ struct Opened {
 struct PutAway(TopicPartition);
 
 impl Router {
-    /// Opens a replica's log, when it is its turn.
-    pub(super) fn open_replica(&self, partition: TopicPartition, ctx: &mut Context<Self>) {
+    /// Opens a replica's log, when it is its turn. Those that wait are a list of names: a task for each of
+    /// thousands would leave holes in the memory that is taken for replicas meanwhile.
+    pub(super) fn open_replica(&mut self, partition: TopicPartition, ctx: &mut Context<Self>) {
+        self.to_open.push_back(partition);
+        self.open_next(ctx);
+    }
+
+    fn open_next(&mut self, ctx: &mut Context<Self>) {
+        while self.openings < OPENINGS_MAX
+            && let Some(partition) = self.to_open.pop_front()
+        {
+            self.openings += 1;
+            self.open_now(partition, ctx);
+        }
+        if self.to_open.is_empty() {
+            self.to_open = VecDeque::new();
+        }
+    }
+
+    fn open_now(&self, partition: TopicPartition, ctx: &mut Context<Self>) {
         let data_dir = self.data_dir.clone();
         let config = self.shared.config.clone();
         let inherited = self.inherited.as_ref();
@@ -75,10 +94,8 @@ impl Router {
         };
         let caretaker = self.around.caretaker.clone();
         let window = self.around.drop_behind.clone();
-        let turns = self.openings.clone();
         let address = ctx.address();
         actix::spawn(async move {
-            let _turn = turns.acquire_owned().await;
             let open = move || {
                 hosting::open(&data_dir, partition, expected, trust, &config, &caretaker)
                     .map(|opened| opened.dropping_behind(window))
@@ -335,6 +352,8 @@ impl Handler<Opened> for Router {
     type Result = ();
 
     fn handle(&mut self, Opened { partition, result }: Opened, ctx: &mut Self::Context) {
+        self.openings -= 1;
+        self.open_next(ctx);
         let fence = match self.replicas.get_mut(&partition) {
             Some(ReplicaHere::Opening { fence }) => *fence,
             Some(abandoned @ ReplicaHere::Abandoned) => {
