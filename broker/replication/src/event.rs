@@ -19,7 +19,7 @@
 //! * Messages may be lost, repeated, delayed and reordered; [`Input::Tick`] comes at least every
 //!   hundred milliseconds.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use baton_protocol::client::Acks;
 use baton_protocol::ids::{
@@ -28,6 +28,7 @@ use baton_protocol::ids::{
 use baton_protocol::metadata::Flush;
 use baton_protocol::peer::{Ack, Append, Mismatch, Refused, ReplicaMessage, Reset};
 
+use crate::by_broker::ByBroker;
 use crate::producers::{ProducerStamp, ProducerTable};
 
 /// Names a producer's request until it is answered. Chosen by the host.
@@ -63,7 +64,7 @@ pub struct PartitionView {
     /// Logs may lack entries that newer ones have superseded.
     pub compacted: bool,
     /// All replicas, this one included.
-    pub replicas: BTreeMap<BrokerId, ReplicaView>,
+    pub replicas: ByBroker<ReplicaView>,
 }
 
 /// What the metadata says of one replica's broker.

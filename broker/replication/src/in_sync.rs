@@ -96,7 +96,7 @@ impl Holders<'_> {
         let required = self.required_end();
         let mut set = self.view.in_sync.clone();
         let mut verified = Vec::new();
-        for (id, follower) in &self.leader.followers {
+        for (id, follower) in self.leader.followers.iter() {
             if self.may_be_added(*id, follower, required, config, now) {
                 set.insert(*id);
                 verified.push(BrokerLife {

@@ -1,11 +1,10 @@
 //! What a leader does: append, commit, answer producers, keep the in-sync set. How it feeds its
 //! followers is in `push.rs`.
 
-use std::collections::BTreeMap;
-
 use baton_protocol::client::Acks;
 use baton_protocol::ids::{BrokerId, BrokerLife, LeaderEpoch, Offset, PartitionVersion, Tick};
 
+use crate::by_broker::ByBroker;
 use crate::event::{Acknowledged, Effect, EntryShape, Proposal, Refusal, ReplicaView, RequestId};
 use crate::handover::Handover;
 use crate::in_sync::{Holders, InFlight};
@@ -26,7 +25,7 @@ pub struct Leader {
     /// Offset of its epoch-start entry: there, or higher up after a lossy election.
     pub epoch_start: Offset,
     /// The other replicas.
-    pub followers: BTreeMap<BrokerId, Progress>,
+    pub followers: ByBroker<Progress>,
     /// A set change whose outcome is not known.
     pub change: Option<InFlight>,
     /// Requests that wait for their commit.
@@ -334,15 +333,14 @@ impl Replica {
         leader
             .followers
             .retain(|id, _| self.view.replicas.contains_key(id));
-        for (id, replica) in &self.view.replicas {
+        for (id, replica) in self.view.replicas.iter() {
             if *id == self.me.broker {
                 continue;
             }
             let linked = self.links.contains(id);
             let follower = leader
                 .followers
-                .entry(*id)
-                .or_insert_with(|| Progress::new(replica.life, linked, log_end, now));
+                .get_or_insert_with(*id, || Progress::new(replica.life, linked, log_end, now));
             if replica.life > follower.life {
                 follower.reborn(replica.life, log_end, now);
             }

@@ -36,6 +36,7 @@
 //!
 //! Each rule that these rest on is named in [`rules`], with a test that fails without it.
 
+pub mod by_broker;
 pub mod epochs;
 pub mod event;
 mod follower;

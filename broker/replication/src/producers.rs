@@ -75,10 +75,25 @@ pub enum Verdict {
     },
 }
 
+/// What is remembered of one producer, in the order of the log.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Batches(VecDeque<RememberedBatch>);
+
+impl Batches {
+    /// Many a producer sends one batch to a partition and no other: it takes the room of one.
+    fn add(&mut self, batch: RememberedBatch) {
+        if self.0.is_empty() {
+            self.0.reserve_exact(1);
+        }
+        self.0.push_back(batch);
+    }
+}
+
 /// The producers of one partition.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProducerTable {
-    producers: BTreeMap<ProducerId, VecDeque<RememberedBatch>>,
+    /// Behind pointers: a node of the map has room for eleven, and most partitions have one or two.
+    producers: BTreeMap<ProducerId, Box<Batches>>,
 }
 
 impl ProducerTable {
@@ -87,7 +102,7 @@ impl ProducerTable {
     /// on from what is remembered is taken for its next, since what lay between may be lost.
     pub fn judge(&self, stamp: &ProducerStamp, lossy_epoch: LeaderEpoch) -> Verdict {
         let batches = self.producers.get(&stamp.id);
-        let Some((batches, last)) = batches.and_then(|all| Some((all, all.back()?))) else {
+        let Some((batches, last)) = batches.and_then(|all| Some((&all.0, all.0.back()?))) else {
             return match lossy_epoch {
                 LeaderEpoch::NONE => first_of_its_epoch(stamp),
                 _ => Verdict::Fresh,
@@ -118,7 +133,8 @@ impl ProducerTable {
     /// can no longer be cut, and the oldest of them are forgotten.
     pub fn append(&mut self, batch: RememberedBatch, committed_end: Offset) {
         let batches = self.producers.entry(batch.stamp.id).or_default();
-        batches.push_back(batch);
+        batches.add(batch);
+        let batches = &mut batches.0;
         let committed = batches.partition_point(|batch| batch.end <= committed_end);
         for _ in REMEMBERED_BATCHES..committed {
             batches.pop_front();
@@ -128,7 +144,8 @@ impl ProducerTable {
     /// Records a batch that was found in the log at the start.
     pub fn rebuild(&mut self, batch: RememberedBatch) {
         let batches = self.producers.entry(batch.stamp.id).or_default();
-        batches.push_back(batch);
+        batches.add(batch);
+        let batches = &mut batches.0;
         if batches.len() > REBUILT_BATCHES {
             batches.pop_front();
         }
@@ -137,11 +154,11 @@ impl ProducerTable {
     /// Forgets the batches at and above `end`.
     pub fn truncate(&mut self, end: Offset) {
         for batches in self.producers.values_mut() {
-            while batches.back().is_some_and(|batch| batch.end > end) {
-                batches.pop_back();
+            while batches.0.back().is_some_and(|batch| batch.end > end) {
+                batches.0.pop_back();
             }
         }
-        self.producers.retain(|_, batches| !batches.is_empty());
+        self.producers.retain(|_, batches| !batches.0.is_empty());
     }
 
     /// What is known of the producers of entries below `end`: for each the newest of its batches there,
@@ -150,12 +167,13 @@ impl ProducerTable {
     pub fn below(&self, end: Offset) -> ProducerTable {
         let mut table = ProducerTable::default();
         for (id, batches) in &self.producers {
-            let below = batches.partition_point(|batch| batch.end <= end);
+            let below = batches.0.partition_point(|batch| batch.end <= end);
             if below > 0 {
                 let newest = below.saturating_sub(REMEMBERED_BATCHES)..below;
-                table
-                    .producers
-                    .insert(*id, batches.range(newest).cloned().collect());
+                table.producers.insert(
+                    *id,
+                    Box::new(Batches(batches.0.range(newest).cloned().collect())),
+                );
             }
         }
         table
@@ -165,11 +183,15 @@ impl ProducerTable {
     /// last: for a message that has to be of a limited size.
     #[must_use]
     pub fn newest(&self, producers_max: usize) -> ProducerTable {
-        let newest = self.producers.values().filter_map(VecDeque::back);
+        let newest = self
+            .producers
+            .values()
+            .filter_map(|batches| batches.0.back());
         let mut newest: Vec<_> = newest.cloned().collect();
         newest.sort_by_key(|batch| std::cmp::Reverse(batch.end));
         newest.truncate(producers_max);
-        let one = |batch: RememberedBatch| (batch.stamp.id, VecDeque::from([batch]));
+        let one =
+            |batch: RememberedBatch| (batch.stamp.id, Box::new(Batches(VecDeque::from([batch]))));
         ProducerTable {
             producers: newest.into_iter().map(one).collect(),
         }
@@ -253,7 +275,7 @@ mod tests {
         for i in 0..count {
             table.rebuild(batch(i, 1, u64::from(i)));
         }
-        assert_eq!(table.producers[&ProducerId(7)].len(), REBUILT_BATCHES);
+        assert_eq!(table.producers[&ProducerId(7)].0.len(), REBUILT_BATCHES);
         let judge = |table: &ProducerTable, i| table.judge(&stamp(i, 1), LeaderEpoch::NONE);
         assert_eq!(judge(&table, count), Verdict::Fresh);
         let oldest = count - REBUILT_BATCHES as u32;

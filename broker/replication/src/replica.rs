@@ -502,7 +502,7 @@ impl Replica {
                 "a leader's last entry is its own"
             );
             assert!(leader.epoch_start < log.end);
-            for (id, follower) in &leader.followers {
+            for (id, follower) in leader.followers.iter() {
                 assert!(
                     follower.matched <= log.end,
                     "{id} holds what was never written"

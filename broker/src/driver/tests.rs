@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -6,6 +6,7 @@ use baton_protocol::batch::LeaderStamp;
 use baton_protocol::ids::{BrokerEpoch, BrokerLife, PartitionVersion};
 use baton_protocol::metadata::Flush;
 use baton_protocol::peer::Ack;
+use baton_replication::by_broker::ByBroker;
 use baton_replication::event::ReplicaView;
 use baton_replication::rules::Rules;
 use baton_replication::{Config, LogShape};
@@ -106,7 +107,7 @@ fn led_by(leader: Option<u32>, epoch: u32) -> PartitionView {
         lossy_epoch: LeaderEpoch::NONE,
         leader_keeps: Offset::MAX,
         compacted: false,
-        replicas: BTreeMap::from([1, 2].map(|id| (BrokerId(id), replica(id)))),
+        replicas: ByBroker::from([1, 2].map(|id| (BrokerId(id), replica(id)))),
     }
 }
 

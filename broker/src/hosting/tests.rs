@@ -1,10 +1,11 @@
 use baton_protocol::batch::{BatchBuilder, LeaderStamp, ProducerState};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use baton_protocol::ids::{BrokerEpoch, PartitionIndex, PartitionVersion, ProducerId, Tick};
 use baton_protocol::metadata::Flush;
 use baton_protocol::peer::Ack;
 use baton_replication::Input;
+use baton_replication::by_broker::ByBroker;
 use baton_replication::event::ReplicaView;
 use baton_replication::producers::{ProducerStamp, Verdict};
 use uuid::Uuid;
@@ -247,7 +248,7 @@ fn what_a_follower_does_not_take_is_looked_at_before_it_is_sent_again() {
         lossy_epoch: LeaderEpoch::NONE,
         leader_keeps: Offset::MAX,
         compacted: false,
-        replicas: BTreeMap::from([(me.broker, life(1)), (follower, life(2))]),
+        replicas: ByBroker::from([(me.broker, life(1)), (follower, life(2))]),
     };
     let before = PartitionView {
         epoch: LeaderEpoch::NONE,

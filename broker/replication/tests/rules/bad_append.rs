@@ -1,12 +1,11 @@
 //! An append that no leader writes: ignored and reported, and the replica goes on.
 
-use std::collections::BTreeMap;
-
 use baton_protocol::ids::{
     BrokerEpoch, BrokerId, BrokerLife, LeaderEpoch, Offset, PartitionVersion, Tick,
 };
 use baton_protocol::metadata::Flush;
 use baton_protocol::peer::Append;
+use baton_replication::by_broker::ByBroker;
 use baton_replication::epochs::EpochHistory;
 use baton_replication::event::{Effect, EntryShape, Input, PartitionView, ReplicaView};
 use baton_replication::rules::Rules;
@@ -41,7 +40,7 @@ fn follower() -> Replica {
         lossy_epoch: LeaderEpoch::NONE,
         leader_keeps: Offset::MAX,
         compacted: false,
-        replicas: BTreeMap::from([(BrokerId(1), replica), (BrokerId(2), replica)]),
+        replicas: ByBroker::from([(BrokerId(1), replica), (BrokerId(2), replica)]),
     };
     let log = LogShape {
         end: Offset(10),

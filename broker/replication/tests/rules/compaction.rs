@@ -1,13 +1,12 @@
 //! Logs that lack entries which newer ones supersede: a follower takes what a leader has left, and after an
 //! election that may have lost the newer ones, it makes sure that the older ones are there again.
 
-use std::collections::BTreeMap;
-
 use baton_protocol::ids::{
     BrokerEpoch, BrokerId, BrokerLife, LeaderEpoch, Offset, PartitionVersion, Tick,
 };
 use baton_protocol::metadata::Flush;
 use baton_protocol::peer::{Ack, Append, ReplicaMessage};
+use baton_replication::by_broker::ByBroker;
 use baton_replication::epochs::EpochHistory;
 use baton_replication::event::{Effect, EntryShape, Input, PartitionView, ReplicaView};
 use baton_replication::rules::{Rule, Rules};
@@ -40,7 +39,7 @@ fn view(members: &[u32], lossy: u32) -> PartitionView {
         lossy_epoch: LeaderEpoch(lossy),
         leader_keeps: Offset::MAX,
         compacted: true,
-        replicas: BTreeMap::from([1, 2, 3].map(|id| (BrokerId(id), replica))),
+        replicas: ByBroker::from([1, 2, 3].map(|id| (BrokerId(id), replica))),
     }
 }
 

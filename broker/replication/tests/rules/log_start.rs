@@ -1,13 +1,12 @@
 //! A leader whose log begins above what a follower holds: there is nothing to push to it, and it is
 //! reset.
 
-use std::collections::BTreeMap;
-
 use baton_protocol::ids::{
     BrokerEpoch, BrokerId, BrokerLife, LeaderEpoch, Offset, PartitionVersion, Tick,
 };
 use baton_protocol::metadata::Flush;
 use baton_protocol::peer::{Mismatch, ReplicaMessage, Reset};
+use baton_replication::by_broker::ByBroker;
 use baton_replication::epochs::EpochHistory;
 use baton_replication::event::{Breach, Effect, Input, PartitionView, ReplicaView};
 use baton_replication::producers::ProducerTable;
@@ -41,7 +40,7 @@ fn leader() -> Replica {
         lossy_epoch: LeaderEpoch::NONE,
         leader_keeps: Offset::MAX,
         compacted: false,
-        replicas: BTreeMap::from([(BrokerId(1), replica), (BrokerId(2), replica)]),
+        replicas: ByBroker::from([(BrokerId(1), replica), (BrokerId(2), replica)]),
     };
     let log = LogShape {
         start: Offset(100),
