@@ -52,6 +52,10 @@ impl EpochHistory {
         let last = self.last();
         assert!(epoch >= last, "epoch {epoch} appended after {last}");
         if epoch > last {
+            if self.runs.is_empty() {
+                // Many a log has one.
+                self.runs.reserve_exact(1);
+            }
             self.runs.push((epoch, base));
         }
     }

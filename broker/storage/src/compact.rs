@@ -59,8 +59,8 @@ pub struct CompactionRules {
 /// What a log knows of its compaction.
 #[derive(Debug, Default)]
 pub(crate) struct Compacting {
-    /// Shared with the pass that is under way.
-    progress: Arc<Mutex<Progress>>,
+    /// Shared with the pass that is under way; none before the first one.
+    progress: Option<Arc<Mutex<Progress>>>,
     /// Below this offset no key had two records when the last pass ended.
     clean_to: Offset,
     /// More could have gone in the last pass with more memory.
@@ -107,7 +107,8 @@ fn lock(progress: &Mutex<Progress>) -> MutexGuard<'_, Progress> {
 
 impl Compacting {
     fn is_running(&self) -> bool {
-        Arc::strong_count(&self.progress) > 1
+        let progress = self.progress.as_ref();
+        progress.is_some_and(|progress| Arc::strong_count(progress) > 1)
     }
 
     /// The log was cut there.
@@ -147,7 +148,7 @@ impl Log {
         // As long as files of what has expired are there, a start may find it again: what deletes some of it
         // has to stay.
         let first = parts.first().map(|part| part.segment.path());
-        if first.is_some_and(|first| !is_first_file(&self.dir, first)) {
+        if first.is_some_and(|first| !is_first_file(&self.dir, &first)) {
             return None;
         }
         let learn_from = self.compacting.clean_to;
@@ -156,7 +157,7 @@ impl Log {
             cuts,
             published: Arc::downgrade(&self.published),
             trusted: self.trusted.clone(),
-            progress: self.compacting.progress.clone(),
+            progress: self.compacting.progress.get_or_insert_default().clone(),
             rules: *rules,
             index_bytes: self.config.index_interval_bytes,
             epochs: self.epochs.clone(),
@@ -209,7 +210,10 @@ impl Log {
     /// Takes over what a pass has done so far. To be called now and then.
     pub fn adopt_compacted(&mut self) {
         let (swaps, finished) = {
-            let mut progress = lock(&self.compacting.progress);
+            let Some(progress) = &self.compacting.progress else {
+                return;
+            };
+            let mut progress = lock(progress);
             (
                 std::mem::take(&mut progress.swaps),
                 progress.finished.take(),
@@ -571,13 +575,13 @@ impl Compaction {
             "a segment ends where it did"
         );
         let path = old.path();
-        let unnamed = replacement_path(path);
+        let unnamed = replacement_path(&path);
         self.trusted.flush(shared.dir(), || {
             // An index must not speak of another file than that beside it.
-            if index_file::remove(path)? {
+            if index_file::remove(&path)? {
                 sync_dir(shared.dir())?;
             }
-            std::fs::rename(&unnamed, path).context(path, "replace")?;
+            std::fs::rename(&unnamed, &path).context(&path, "replace")?;
             was_named();
             sync_dir(shared.dir())
         })?;

@@ -86,14 +86,14 @@ impl Walk {
             let mut buffer = vec![0; size];
             self.segment
                 .read_at(&mut buffer, self.at)
-                .context(self.segment.path(), "read")?;
+                .map_err(|error| StorageError::io(&self.segment.path(), "read", error))?;
             self.buffer = buffer.into();
         }
     }
 
     fn corrupt(&self, what: &dyn std::fmt::Display) -> StorageError {
         let detail = format!("byte {}: {what}", self.at);
-        StorageError::corrupt(self.segment.path(), detail)
+        StorageError::corrupt(&self.segment.path(), detail)
     }
 }
 
@@ -131,7 +131,7 @@ impl Drop for Unnamed {
 
 impl Replacement {
     pub fn create(old: &Arc<Segment>) -> Result<Replacement, StorageError> {
-        let unnamed = replacement_path(old.path());
+        let unnamed = replacement_path(&old.path());
         let file = OpenOptions::new()
             .write(true)
             .create(true)
@@ -164,7 +164,7 @@ impl Replacement {
         match left {
             Some(batch) => {
                 let header = BatchHeader::parse(batch)
-                    .map_err(|error| StorageError::corrupt(self.old.path(), error.to_string()))?;
+                    .map_err(|error| StorageError::corrupt(&self.old.path(), error.to_string()))?;
                 newest = header.max_timestamp();
                 self.pending
                     .extend_from_slice(&entry_crc(batch).to_be_bytes());
@@ -195,12 +195,12 @@ impl Replacement {
         let path = self.old.path();
         self.file
             .write_all(&self.pending)
-            .context(path, "write what is left of")?;
+            .context(&path, "write what is left of")?;
         self.pending.clear();
         if self.len - self.flushed >= FLUSH_BYTES {
             self.file
                 .sync_data()
-                .context(path, "flush what is left of")?;
+                .context(&path, "flush what is left of")?;
             self.flushed = self.len;
         }
         Ok(())
@@ -210,7 +210,7 @@ impl Replacement {
     /// [`replacement_path`]. It is sealed: nothing is added to it, and whatever it lacks is damage.
     pub fn finish(mut self) -> Result<(Segment, impl FnOnce() + use<>), StorageError> {
         self.write()?;
-        let path = self.old.path().to_owned();
+        let path = self.old.path();
         let header = SegmentHeader {
             sealed_len: Some(self.len as u64),
             seal_lost: false,
@@ -233,7 +233,7 @@ impl Replacement {
         let unnamed = replacement_path(&path);
         let segment = Segment::open_at(
             &unnamed,
-            path,
+            self.old.dir(),
             header,
             self.len,
             self.len,

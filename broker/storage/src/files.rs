@@ -27,7 +27,7 @@ pub(crate) fn open_dir(dir: &Path) -> Result<File, StorageError> {
 /// Makes the entries of a directory that is open durable.
 pub(crate) fn sync_open_dir(file: &File, dir: &Path) -> Result<(), StorageError> {
     file.sync_all().context(dir, "flush")?;
-    saw(Act::Dir, dir);
+    saw(Act::Dir, || dir);
     Ok(())
 }
 

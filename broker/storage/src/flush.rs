@@ -1,7 +1,7 @@
 //! Making the log durable. A flush runs apart from the log, on a thread that may wait for the disk;
 //! one that fails is the end of the log.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -50,7 +50,7 @@ impl Trusted {
 /// A flush, to be run on any thread.
 #[derive(Debug)]
 pub struct FlushJob {
-    dir: PathBuf,
+    dir: Arc<Path>,
     segments: Vec<Arc<Segment>>,
     done: FlushDone,
     trusted: Arc<Trusted>,
@@ -217,7 +217,7 @@ impl Log {
     pub(crate) fn check_trusted(&self) -> Result<(), StorageError> {
         if self.trusted.failed() {
             return Err(StorageError::Failed {
-                path: self.dir.clone(),
+                path: self.dir.to_path_buf(),
             });
         }
         Ok(())

@@ -60,7 +60,7 @@ struct MovedStart {
 /// What a log shares with its jobs. It goes with the log, so that no job outlives it.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    dir: PathBuf,
+    dir: Arc<Path>,
     identity: LogIdentity,
     /// Held while a job runs.
     turn: Mutex<Turn>,
@@ -118,7 +118,7 @@ impl Hints {
         self.shared.turn().save(&self.shared, at, account)
     }
 
-    pub fn new(dir: PathBuf, identity: LogIdentity) -> Hints {
+    pub fn new(dir: Arc<Path>, identity: LogIdentity) -> Hints {
         let shared = Shared {
             dir,
             identity,
@@ -179,7 +179,7 @@ impl Hints {
         let mut removed = false;
         for part in parts.iter().filter(|part| part.extent().1 > end) {
             part.segment.indexed.store(0, Ordering::Release);
-            removed |= index_file::remove(part.segment.path())?;
+            removed |= index_file::remove(&part.segment.path())?;
         }
         drop(turn);
         if removed {
@@ -202,7 +202,7 @@ impl Hints {
         account: Option<Vec<u8>>,
     ) {
         for part in gone {
-            let path = part.segment.path().to_owned();
+            let path = part.segment.path();
             self.expired.push((part.extent().1, path));
             if self.parts_done == 0 {
                 self.bytes_done = 0;
@@ -358,7 +358,7 @@ impl IndexOf {
             check: crc32fast::hash(self.segment.bytes(last, self.len)),
             entries,
         };
-        file.write(self.segment.path(), identity, self.segment.base())?;
+        file.write(&self.segment.path(), identity, self.segment.base())?;
         self.segment.indexed.store(self.len, Ordering::Release);
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The log of one partition: its one writer.
 
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -53,7 +53,7 @@ impl Default for LogConfig {
 /// The log of one partition.
 #[derive(Debug)]
 pub struct Log {
-    pub(crate) dir: PathBuf,
+    pub(crate) dir: Arc<Path>,
     identity: LogIdentity,
     pub(crate) config: LogConfig,
     pub(crate) parts: Vec<Part>,
@@ -96,6 +96,7 @@ impl Log {
         config: LogConfig,
     ) -> Result<(Log, Recovery), StorageError> {
         make_dirs(dir)?;
+        let dir: &Arc<Path> = &Arc::from(dir);
         let mut mark = Mark::open(dir)?;
         let check = match recheck::is_asked(dir) {
             true => Check::All,
@@ -120,7 +121,7 @@ impl Log {
         }
         let published = Arc::new(Published::default());
         let mut log = Log {
-            dir: dir.to_owned(),
+            dir: dir.clone(),
             identity,
             config,
             parts: found.segments.into_iter().map(Part::whole).collect(),
@@ -136,7 +137,7 @@ impl Log {
             generation: 0,
             trusted: Arc::default(),
             drop_behind: None,
-            hints: Hints::new(dir.to_owned(), identity),
+            hints: Hints::new(dir.clone(), identity),
             next_begins: false,
             compacting: Compacting::default(),
         };
@@ -214,6 +215,10 @@ impl Log {
         {
             // It had the same name and was too small; the new file has taken its place.
             self.parts.pop();
+        }
+        if self.parts.is_empty() {
+            // Most logs have one.
+            self.parts.reserve_exact(1);
         }
         self.parts.push(Part::whole(Arc::new(segment)));
         self.next_begins = false;
@@ -297,6 +302,9 @@ impl Log {
             self.config.index_interval_bytes,
         )?;
         if epoch > last {
+            if self.epochs.is_empty() {
+                self.epochs.reserve_exact(1);
+            }
             self.epochs.push((epoch, self.end));
         }
         self.unflushed.written(&segment);
@@ -354,7 +362,8 @@ impl Log {
         }
         while self.parts.len() > parts_kept {
             if let Some(part) = self.parts.pop() {
-                std::fs::remove_file(part.segment.path()).context(part.segment.path(), "remove")?;
+                let path = part.segment.path();
+                std::fs::remove_file(&path).context(&path, "remove")?;
                 sync_dir(&self.dir)?;
             }
         }

@@ -14,6 +14,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use baton_protocol::ids::{LeaderEpoch, Offset};
 
@@ -61,10 +62,10 @@ pub(crate) struct Mark {
 
 impl Mark {
     /// Opens the mark in `dir`, or makes an empty one.
-    pub fn open(dir: &Path) -> Result<Mark, StorageError> {
+    pub fn open(dir: &Arc<Path>) -> Result<Mark, StorageError> {
         let path = dir.join(NAME);
-        let file = MarkFile::open(&path).context(&path, "open")?;
-        let opened = file.get().context(&path, "open")?;
+        let file = MarkFile::open(dir, NAME).context(&path, "open")?;
+        let opened = file.get()?;
         let newest = newest(&opened, &path)?;
         Ok(Mark {
             file,
@@ -96,15 +97,15 @@ impl Mark {
         self.extent = Some(extent);
         let slot = encode(self.counter, extent);
         let at = (self.counter % 2) * SLOT as u64;
-        let path = self.file.path();
         if !self.old {
-            let file = self.file.get().context(path, "open")?;
-            return file.write_all_at(&slot, at).context(path, "write");
+            let file = self.file.get()?;
+            let written = file.write_all_at(&slot, at);
+            return written.map_err(|error| self.file.error("write", error));
         }
         // The slots are larger now: written over the old ones they could leave none that is sound.
         let mut both = [0; 2 * SLOT];
         both[at as usize..][..SLOT].copy_from_slice(&slot);
-        replace_file(path, &[&both])?;
+        replace_file(&self.file.path(), &[&both])?;
         self.file.forget();
         self.old = false;
         Ok(())
@@ -127,10 +128,9 @@ pub(crate) struct MarkSync(MarkFile);
 
 impl MarkSync {
     pub fn run(&self) -> Result<(), StorageError> {
-        let path = self.0.path();
-        let file = self.0.get().context(path, "open")?;
-        file.sync_data().context(path, "flush")?;
-        saw(Act::Mark, path);
+        let flushed = self.0.get()?.sync_data();
+        flushed.map_err(|error| self.0.error("flush", error))?;
+        saw(Act::Mark, || self.0.path());
         Ok(())
     }
 }
@@ -207,7 +207,7 @@ mod tests {
     #[test]
     fn the_newest_sound_slot_counts_and_a_torn_one_leaves_the_one_before() {
         let dir = tempfile::tempdir().expect("dir");
-        let mut mark = Mark::open(dir.path()).expect("opens");
+        let mut mark = Mark::open(&dir.path().into()).expect("opens");
         assert_eq!(mark.extent(), None);
         let steps = [extent(5, 2), extent(9, 2), extent(3, 2)];
         for step in steps {
@@ -240,7 +240,7 @@ mod tests {
         }
         let path = dir.path().join(NAME);
         std::fs::write(&path, bytes).expect("written");
-        let mut mark = Mark::open(dir.path()).expect("opens");
+        let mut mark = Mark::open(&dir.path().into()).expect("opens");
         assert_eq!(mark.extent(), Some(extent(30, 0)));
         assert_eq!(std::fs::read(&path).expect("read"), bytes);
         for durable_end in [31, 32] {
@@ -249,7 +249,7 @@ mod tests {
             mark.sync().expect("durable");
             assert_eq!(Mark::peek(dir.path()).expect("readable"), Some(step));
         }
-        let again = Mark::open(dir.path()).expect("opens");
+        let again = Mark::open(&dir.path().into()).expect("opens");
         assert_eq!((again.counter, again.extent()), (9, Some(extent(32, 4))));
     }
 }

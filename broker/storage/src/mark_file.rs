@@ -14,6 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 
 use rustix::io::Errno;
 
+use crate::error::StorageError;
+
 /// Most mark files that a process has open.
 pub const MARKS_OPEN_MAX: usize = 512;
 
@@ -26,16 +28,18 @@ type Slot = Mutex<Option<Arc<File>>>;
 /// The file of one mark, open or not. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct MarkFile {
-    path: Arc<PathBuf>,
+    dir: Arc<Path>,
+    name: &'static str,
     slot: Arc<Slot>,
 }
 
 impl MarkFile {
     /// Opens it, or makes an empty one. This takes a file from nobody.
-    pub fn open(path: &Path) -> io::Result<MarkFile> {
-        let file = options().create(true).open(path)?;
+    pub fn open(dir: &Arc<Path>, name: &'static str) -> io::Result<MarkFile> {
+        let file = options().create(true).open(dir.join(name))?;
         let opened = MarkFile {
-            path: Arc::new(path.to_owned()),
+            dir: dir.clone(),
+            name,
             slot: Arc::new(Mutex::new(Some(Arc::new(file)))),
         };
         opened.note();
@@ -43,20 +47,25 @@ impl MarkFile {
     }
 
     /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.path
+    pub fn path(&self) -> PathBuf {
+        self.dir.join(self.name)
+    }
+
+    /// What the system said when this was to be done with it.
+    pub fn error(&self, action: &'static str, source: io::Error) -> StorageError {
+        StorageError::io(&self.path(), action, source)
     }
 
     /// Its file; opened anew if it has been closed, in place of another one if need be.
-    pub fn get(&self) -> io::Result<Arc<File>> {
+    pub fn get(&self) -> Result<Arc<File>, StorageError> {
         let mut slot = lock(&self.slot);
         if let Some(file) = &*slot {
             return Ok(file.clone());
         }
         let file = loop {
-            match options().open(&*self.path) {
+            match options().open(self.path()) {
                 Err(error) if is_shortage(&error) && close_one() => {}
-                other => break Arc::new(other?),
+                other => break Arc::new(other.map_err(|error| self.error("open", error))?),
             }
         };
         *slot = Some(file.clone());
@@ -135,7 +144,11 @@ mod tests {
     fn only_so_many_are_open_and_all_can_be_written() {
         let dir = tempfile::tempdir().expect("dir");
         let count = MARKS_OPEN_MAX + 50;
-        let file = |i: usize| MarkFile::open(&dir.path().join(i.to_string())).expect("opened");
+        let file = |i: usize| {
+            let own = dir.path().join(i.to_string());
+            std::fs::create_dir(&own).expect("made");
+            MarkFile::open(&own.into(), "mark").expect("opened")
+        };
         let files: Vec<MarkFile> = (0..count).map(file).collect();
         let open = files.iter().filter(|file| is_open(file)).count();
         assert!(open <= MARKS_OPEN_MAX, "{open} are open");
@@ -153,11 +166,14 @@ mod tests {
     fn one_that_is_gone_is_not_made_anew() {
         let dir = tempfile::tempdir().expect("dir");
         let path = dir.path().join("mark");
-        let file = MarkFile::open(&path).expect("opened");
+        let file = MarkFile::open(&dir.path().into(), "mark").expect("opened");
         std::fs::remove_file(&path).expect("removed");
         file.forget();
         let error = file.get().expect_err("nothing to open");
-        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        let StorageError::Io { source, .. } = error else {
+            panic!("{error}");
+        };
+        assert_eq!(source.kind(), io::ErrorKind::NotFound);
         assert!(!path.exists());
     }
 }

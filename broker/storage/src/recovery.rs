@@ -59,7 +59,7 @@ pub(crate) struct Found {
 
 /// Opens what is sound, and cleans up behind it. A damaged log is not touched.
 pub(crate) fn recover(
-    dir: &Path,
+    dir: &Arc<Path>,
     identity: LogIdentity,
     config: &LogConfig,
     mark: Option<Extent>,
@@ -95,7 +95,7 @@ pub(crate) fn recover(
     let segments = survey.segments.into_iter().take(sound);
     let found = Found {
         segments: segments
-            .map(|segment| open(segment, config))
+            .map(|segment| open(dir, segment, config))
             .collect::<Result<_, _>>()?,
         epochs: survey.epochs,
         start: survey.start,
@@ -133,11 +133,15 @@ fn clean_up(dir: &Path, survey: &Survey, recovery: &mut Recovery) -> Result<(), 
     Ok(())
 }
 
-fn open(segment: Surveyed, config: &LogConfig) -> Result<Arc<Segment>, StorageError> {
-    let Surveyed { path, header, scan } = segment;
+fn open(
+    dir: &Arc<Path>,
+    segment: Surveyed,
+    config: &LogConfig,
+) -> Result<Arc<Segment>, StorageError> {
+    let Surveyed { header, scan, .. } = segment;
     let capacity = config.segment_bytes_max;
     let segment = Segment::open(
-        path,
+        dir,
         header,
         capacity,
         scan.len,

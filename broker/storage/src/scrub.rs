@@ -131,7 +131,7 @@ impl Stretch {
             buffer.resize(size, 0);
             segment
                 .read_at(buffer, self.at)
-                .map_err(|source| StorageError::io(segment.path(), "read", source))?;
+                .map_err(|source| StorageError::io(&segment.path(), "read", source))?;
             match self.check(buffer, segment, believed)? {
                 // Not even one entry.
                 Some(CutShort) if size < left => size = (size * 2).min(left),
@@ -176,6 +176,6 @@ impl Stretch {
     }
 
     fn corrupt(&self, segment: &Segment, what: &str) -> StorageError {
-        StorageError::corrupt(segment.path(), format!("byte {}: {what}", self.at))
+        StorageError::corrupt(&segment.path(), format!("byte {}: {what}", self.at))
     }
 }

@@ -42,7 +42,8 @@ const LOAD_BYTES: usize = 256 << 10;
 /// A segment, mapped. Shared by the writer and every slice that readers hold.
 #[derive(Debug)]
 pub struct Segment {
-    path: PathBuf,
+    /// The directory of its log, which all of the log share.
+    dir: Arc<Path>,
     file: File,
     map: MmapRaw,
     header: SegmentHeader,
@@ -81,7 +82,7 @@ impl Segment {
     /// open files or maps left, [`StorageError::Io`] if the system refuses; the directory is then as
     /// it was.
     pub fn create(
-        dir: &Path,
+        dir: &Arc<Path>,
         identity: LogIdentity,
         base: Offset,
         capacity: usize,
@@ -105,7 +106,7 @@ impl Segment {
             .truncate(true)
             .open(&unnamed)
             .context(&unnamed, "create")?;
-        let made = Segment::map(path, file, header, capacity, SEGMENT_HEADER_BYTES)
+        let made = Segment::map(dir.clone(), file, header, capacity, SEGMENT_HEADER_BYTES)
             .and_then(|segment| segment.fill(&unnamed, room).map(|()| segment));
         if made.is_err() {
             // The next start removes what cannot be removed now.
@@ -122,13 +123,14 @@ impl Segment {
         self.reserve(room)?;
         self.file
             .write_all_at(&self.header.encode(), 0)
-            .context(&self.path, "write the header")?;
-        std::fs::rename(unnamed, &self.path).context(&self.path, "name")
+            .context(unnamed, "write the header")?;
+        let path = self.path();
+        std::fs::rename(unnamed, &path).context(&path, "name")
     }
 
-    /// Opens the file of a segment whose content is known to be sound up to `len`.
+    /// Opens the file in `dir` of a segment whose content is known to be sound up to `len`.
     pub fn open(
-        path: PathBuf,
+        dir: &Arc<Path>,
         header: SegmentHeader,
         capacity: usize,
         len: usize,
@@ -136,15 +138,15 @@ impl Segment {
         newest: i64,
         index: SparseIndex,
     ) -> Result<Segment, StorageError> {
-        let file = path.clone();
-        Segment::open_at(&file, path, header, capacity, len, end, newest, index)
+        let file = dir.join(file_name(header.base));
+        Segment::open_at(&file, dir, header, capacity, len, end, newest, index)
     }
 
-    /// The same of a file that is still at another place than `path`, where it is to be.
+    /// The same of a file that is still at another place than where it is to be.
     #[allow(clippy::too_many_arguments, reason = "what a segment consists of")]
     pub(crate) fn open_at(
         file: &Path,
-        path: PathBuf,
+        dir: &Arc<Path>,
         header: SegmentHeader,
         capacity: usize,
         len: usize,
@@ -152,14 +154,15 @@ impl Segment {
         newest: i64,
         index: SparseIndex,
     ) -> Result<Segment, StorageError> {
+        let path = file;
         let file = OpenOptions::new()
             .read(true)
             .write(true)
-            .open(file)
-            .context(file, "open")?;
-        let size = file.metadata().context(&path, "stat")?.len() as usize;
+            .open(path)
+            .context(path, "open")?;
+        let size = file.metadata().context(path, "stat")?.len() as usize;
         let capacity = capacity.max(size);
-        let segment = Segment::map(path, file, header, capacity, len)?;
+        let segment = Segment::map(dir.clone(), file, header, capacity, len)?;
         segment.allocated.store(size, Ordering::Release);
         segment.end.store(end.0, Ordering::Release);
         segment.newest.store(newest, Ordering::Release);
@@ -168,7 +171,7 @@ impl Segment {
     }
 
     fn map(
-        path: PathBuf,
+        dir: Arc<Path>,
         file: File,
         header: SegmentHeader,
         capacity: usize,
@@ -177,14 +180,14 @@ impl Segment {
         let map = MmapOptions::new()
             .len(capacity.max(SEGMENT_HEADER_BYTES))
             .map_raw_read_only(&file)
-            .map_err(|error| StorageError::map(&path, error))?;
+            .map_err(|error| StorageError::map(&dir.join(file_name(header.base)), error))?;
         // What is not in memory is read before it is touched, and no more than is wanted: the system
         // would read megabytes ahead, and everybody else's flushes would wait behind them. It may be
         // unable to take the hint.
         map.advise(Advice::Random).ok();
         rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Random).ok();
         Ok(Segment {
-            path,
+            dir,
             file,
             map,
             header,
@@ -202,8 +205,13 @@ impl Segment {
     }
 
     /// Its file.
-    pub fn path(&self) -> &Path {
-        &self.path
+    pub fn path(&self) -> PathBuf {
+        self.dir.join(file_name(self.header.base))
+    }
+
+    /// The directory of its log.
+    pub(crate) fn dir(&self) -> &Arc<Path> {
+        &self.dir
     }
 
     /// Its header as it was when the segment was opened or made.
@@ -296,10 +304,10 @@ impl Segment {
                 Ok(())
             }
             Err(rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT) => Err(StorageError::Full {
-                path: self.path.clone(),
+                path: self.path(),
                 bytes: more,
             }),
-            Err(errno) => Err(StorageError::io(&self.path, "preallocate", errno.into())),
+            Err(errno) => Err(StorageError::io(&self.path(), "preallocate", errno.into())),
         }
     }
 
@@ -363,7 +371,7 @@ impl Segment {
     }
 
     fn append_error(&self, error: std::io::Error) -> StorageError {
-        StorageError::io(&self.path, "append to", error)
+        StorageError::io(&self.path(), "append to", error)
     }
 
     /// The bytes from `from` to `to`, which must be written ones.
@@ -439,8 +447,9 @@ impl Segment {
 
     /// Makes the file's bytes durable.
     pub fn sync(&self) -> Result<(), StorageError> {
-        self.file.sync_data().context(&self.path, "flush")?;
-        saw(Act::Data, &self.path);
+        let flushed = self.file.sync_data();
+        flushed.map_err(|error| StorageError::io(&self.path(), "flush", error))?;
+        saw(Act::Data, || self.path());
         Ok(())
     }
 
@@ -454,14 +463,13 @@ impl Segment {
     /// log any more, though readers that hold slices of it still see it. What lies below must be
     /// durable.
     pub(crate) fn seal(&self, len: usize) -> Result<(), StorageError> {
+        let path = self.path();
         self.file
             .write_all_at(&encode_seal(len as u64), SEAL_AT as u64)
-            .context(&self.path, "seal")?;
-        saw(Act::Seal, &self.path);
-        self.file
-            .sync_data()
-            .context(&self.path, "flush the seal")?;
-        saw(Act::Data, &self.path);
+            .context(&path, "seal")?;
+        saw(Act::Seal, || &path);
+        self.file.sync_data().context(&path, "flush the seal")?;
+        saw(Act::Data, || &path);
         Ok(())
     }
 }

@@ -77,7 +77,7 @@ impl Step {
             }
             Step::ForgetProducers(end) => producers::forget_after(dir, *end),
             Step::LowerMark(extent) => {
-                let mut mark = Mark::open(dir)?;
+                let mut mark = Mark::open(&dir.into())?;
                 mark.set(*extent)?;
                 mark.sync()
             }

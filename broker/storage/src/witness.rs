@@ -1,5 +1,6 @@
 //! What was made durable, in which order: for tests of what a power cut would leave.
 
+#[cfg(not(test))]
 use std::path::Path;
 
 /// What was done to a file.
@@ -16,7 +17,7 @@ pub(crate) enum Act {
 }
 
 #[cfg(not(test))]
-pub(crate) fn saw(_: Act, _: &Path) {}
+pub(crate) fn saw<P: AsRef<Path>>(_: Act, _: impl FnOnce() -> P) {}
 
 #[cfg(test)]
 pub(crate) use kept::{saw, take};
@@ -24,16 +25,17 @@ pub(crate) use kept::{saw, take};
 #[cfg(test)]
 mod kept {
     use std::cell::RefCell;
-    use std::path::PathBuf;
+    use std::path::{Path, PathBuf};
 
-    use super::{Act, Path};
+    use super::Act;
 
     thread_local! {
         static SEEN: RefCell<Vec<(Act, PathBuf)>> = const { RefCell::new(Vec::new()) };
     }
 
-    pub(crate) fn saw(act: Act, path: &Path) {
-        SEEN.with_borrow_mut(|seen| seen.push((act, path.to_owned())));
+    pub(crate) fn saw<P: AsRef<Path>>(act: Act, path: impl FnOnce() -> P) {
+        let path = path().as_ref().to_owned();
+        SEEN.with_borrow_mut(|seen| seen.push((act, path)));
     }
 
     /// What this thread has done since it was last asked.
