@@ -172,7 +172,7 @@ impl Leader {
             end: Offset::ZERO,
             now: 1,
         };
-        leader.step(Input::Metadata(view(Flush::Ack)));
+        leader.step(Input::Metadata(view(Flush::Ack).into()));
         leader.acknowledge();
         leader
     }

@@ -12,14 +12,16 @@
 //! | `push` | sending followers what they lack |
 //! | `output` | what leaves the replica |
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
+use std::sync::Arc;
 
 use baton_protocol::batch::{self, EntryIter, LeaderStamp};
 use baton_protocol::client::Acks;
-use baton_protocol::ids::{BrokerId, LeaderEpoch, Offset, Tick};
+use baton_protocol::ids::{LeaderEpoch, Offset, Tick};
 use baton_protocol::peer::{Append, ReplicaMessage};
 use baton_protocol::policy::{Timestamps, TopicPolicy};
 use baton_replication::Replica;
+use baton_replication::by_broker::ByBroker;
 use baton_replication::event::{Effect, Input, PartitionView, Proposal, Refusal, RequestId};
 use baton_replication::producers::ProducerTable;
 use baton_storage::{Shortage, StorageError};
@@ -54,11 +56,11 @@ pub struct Driver {
     stamps_time: bool,
     /// Metadata that names this replica leader, kept back while there is no room for the entry that
     /// a reign begins with, and what there is too little of.
-    kept_back: Option<(PartitionView, Shortage)>,
+    kept_back: Option<(Arc<PartitionView>, Shortage)>,
     /// The bytes that there was no room for last, and what there was too little of.
     short_of: Option<(usize, Shortage)>,
     /// How far each follower has been sent entries in this reign.
-    sent: BTreeMap<BrokerId, Offset>,
+    sent: ByBroker<Offset>,
     failed: bool,
 }
 
@@ -79,7 +81,7 @@ impl Driver {
             stamps_time: false,
             kept_back: None,
             short_of: None,
-            sent: BTreeMap::new(),
+            sent: ByBroker::default(),
             failed: false,
         }
     }
@@ -222,7 +224,7 @@ impl Driver {
     /// Takes the metadata's view. A view that would make this replica the leader waits until there
     /// is room for the first entry of the reign: a full disk, or a process that may open no more
     /// files, is a reason not to lead, not a reason to distrust the disk.
-    fn learn(&mut self, now: Tick, view: PartitionView, out: &mut Vec<Output>) {
+    fn learn(&mut self, now: Tick, view: Arc<PartitionView>, out: &mut Vec<Output>) {
         self.kept_back = None;
         if self.replica.would_lead(&view)
             && let Err(error) = self.reserve(EPOCH_START_ROOM_BYTES)

@@ -103,8 +103,8 @@ impl OpenedReplica {
     pub fn into_driver(
         self,
         me: BrokerLife,
-        config: baton_replication::Config,
-        view: PartitionView,
+        config: impl Into<Arc<baton_replication::Config>>,
+        view: impl Into<Arc<PartitionView>>,
         links: Vec<BrokerId>,
     ) -> Driver {
         let replica = Replica::new(me, config, Rules::default(), self.shape, view, links);

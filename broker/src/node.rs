@@ -113,7 +113,7 @@ async fn serve(
         bound_to: data_dir::cluster_of(directory.path())?,
         routes: Routes::default(),
         cold_reads: ColdReads::default(),
-        control: control.clone(),
+        control,
         clock,
         events: Events::default(),
         known: watch::Sender::new(Known::default()),
@@ -135,20 +135,15 @@ async fn serve(
     let compaction_rate = shared.config.log.compaction_bytes_per_second;
     let drop_behind = DropBehind::new(shared.config.log.page_cache_bytes);
     let around = Surroundings {
-        control,
+        shared: shared.clone(),
         caretaker: Caretaker::start(scrub_rate, compaction_rate, failure.clone())
             .context("the thread that looks after the logs cannot start")?,
         failure,
-        controller_heard: shared.controller_heard.subscribe(),
         flusher: Flusher::start_all(drop_behind.clone()),
         drop_behind,
-        cold_reads: shared.cold_reads.clone(),
-        clock,
-        retention_check_interval_ms: shared.config.log.retention_check_interval_ms,
     };
     let router = Router::new(
-        shared.clone(),
-        around,
+        Arc::new(around),
         directory.clone(),
         workers.clone(),
         coordinating.handle(),

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use baton_controller::state::ClusterState;
 use baton_groups::{Topic, Topics};
 use baton_protocol::client::ServerMessage;
-use baton_protocol::ids::{BrokerEpoch, BrokerId, BrokerLife, ClusterId, Tick};
+use baton_protocol::ids::{BrokerEpoch, BrokerId, BrokerLife, ClusterId, Tick, TopicPartition};
 use baton_protocol::metadata::{ClusterView, TopicRecord};
 use bytes::Bytes;
 use tokio::sync::{Semaphore, watch};
@@ -183,6 +183,16 @@ impl Shared {
     pub fn me(&self) -> Option<BrokerLife> {
         let broker = self.broker;
         (*self.life.borrow()).map(|epoch| BrokerLife { broker, epoch })
+    }
+
+    /// A partition as people know it: topic and number.
+    pub fn name_of(&self, id: TopicPartition) -> String {
+        let known = self.known.borrow();
+        let topic = known.state.as_ref().and_then(|s| s.topics.get(&id.topic));
+        match topic {
+            Some(topic) => format!("{}/{}", topic.name, id.partition),
+            None => id.to_string(),
+        }
     }
 
     /// The metadata as clients are shown it, of all topics or of those named.

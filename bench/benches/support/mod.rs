@@ -122,7 +122,7 @@ impl Replicas {
         }
         for id in [2, 3, 1].map(BrokerId) {
             let mut out = Vec::new();
-            let input = Input::Metadata(view(flush));
+            let input = Input::Metadata(view(flush).into());
             replicas.driver(id).input(Tick(1), input, &mut out);
             replicas.carry_out(id, out);
         }

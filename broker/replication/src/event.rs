@@ -20,6 +20,7 @@
 //!   hundred milliseconds.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use baton_protocol::client::Acks;
 use baton_protocol::ids::{
@@ -112,7 +113,7 @@ pub enum Input {
     /// Time passed.
     Tick,
     /// The metadata shows the partition so.
-    Metadata(PartitionView),
+    Metadata(Arc<PartitionView>),
     /// The controller bars all epochs below this one.
     Fence(LeaderEpoch),
     /// The controller has confirmed that it heard this broker, by a heartbeat that was sent then.

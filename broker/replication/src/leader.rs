@@ -356,7 +356,7 @@ impl Replica {
     }
 
     fn keep_set(&mut self, now: Tick, out: &mut Vec<Effect>) {
-        let config = self.config;
+        let config = self.config.clone();
         let timeout_holds = self.rules.hold(Rule::TimeoutIsNotRejection);
         let Role::Leader(leader) = &mut self.role else {
             return;

@@ -3,6 +3,8 @@
 //! [`Replica::step`] is the one door. What a leader does stands in `leader.rs`, what a follower
 //! does in `follower.rs`; here is what both share: metadata, fences, flushes.
 
+use std::sync::Arc;
+
 use baton_protocol::ids::{BrokerId, BrokerLife, LeaderEpoch, Offset, Tick};
 use baton_protocol::metadata::Flush;
 use baton_protocol::peer::ReplicaMessage;
@@ -88,10 +90,10 @@ pub(crate) enum Role {
 #[derive(Clone, Debug)]
 pub struct Replica {
     pub(crate) me: BrokerLife,
-    pub(crate) config: Config,
+    pub(crate) config: Arc<Config>,
     pub(crate) rules: Rules,
     pub(crate) log: LogShape,
-    pub(crate) view: PartitionView,
+    pub(crate) view: Arc<PartitionView>,
     pub(crate) promised: LeaderEpoch,
     /// The last epoch this replica led in: an office once laid down is not resumed.
     pub(crate) led: LeaderEpoch,
@@ -120,16 +122,17 @@ impl Replica {
     /// [`Input::Metadata`] to take up the lead, should it name this life.
     pub fn new(
         me: BrokerLife,
-        config: Config,
+        config: impl Into<Arc<Config>>,
         rules: Rules,
         log: LogShape,
-        view: PartitionView,
+        view: impl Into<Arc<PartitionView>>,
         links: impl IntoIterator<Item = BrokerId>,
     ) -> Self {
+        let view = view.into();
         assert!(log.start <= log.end && log.durable_end <= log.end);
         Replica {
             me,
-            config,
+            config: config.into(),
             rules,
             promised: view.epoch,
             inherited_end: log.end,
@@ -212,7 +215,7 @@ impl Replica {
         }
     }
 
-    fn on_metadata(&mut self, now: Tick, view: PartitionView, out: &mut Vec<Effect>) {
+    fn on_metadata(&mut self, now: Tick, view: Arc<PartitionView>, out: &mut Vec<Effect>) {
         let known = (self.view.epoch, self.view.version);
         if (view.epoch, view.version) < known {
             return;

@@ -1,5 +1,7 @@
 //! Every actor message, grouped by who receives it.
 
+use std::sync::Arc;
+
 use actix::Message;
 use baton_controller::command::Command;
 use baton_controller::state::ClusterState;
@@ -66,7 +68,7 @@ pub struct LogDamaged(pub String);
 /// The metadata shows the partition so.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct ViewChanged(pub PartitionView);
+pub struct ViewChanged(pub Arc<PartitionView>);
 
 /// The topic keeps its entries so long.
 #[derive(Message)]

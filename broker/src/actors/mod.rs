@@ -17,4 +17,5 @@ pub mod routes;
 pub mod session;
 pub mod subscription;
 pub mod timer;
+pub mod watermark;
 pub mod workers;

@@ -3,12 +3,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler};
 use baton_protocol::client::{Acks, PartitionStatus};
 use baton_protocol::error::WireError;
-use baton_protocol::ids::{Offset, Tick, TopicPartition};
+use baton_protocol::ids::{Tick, TopicPartition};
 use baton_protocol::peer::PeerMessage;
 use baton_replication::Input;
 use baton_replication::event::{Refusal, RequestId};
@@ -24,12 +24,13 @@ use crate::actors::messages::{
     WasRead,
 };
 use crate::actors::peer_link::PeerLinks;
+use crate::actors::routes::Told;
 use crate::caretaker::Caretaker;
 use crate::clock::Clock;
-use crate::cold_reads::ColdReads;
 use crate::driver::{CheckedBatch, Driver, Output};
 use crate::failure::Failure;
 use crate::groups::host::Lead;
+use crate::shared::Shared;
 
 mod answers;
 mod trouble;
@@ -38,48 +39,29 @@ mod trouble;
 /// behind.
 const HANDOVER_TIMEOUT_MS: u64 = 1_000;
 
-/// What a partition talks to.
-#[derive(Clone)]
+/// What the partitions of a broker talk to.
 pub struct Surroundings {
-    /// The controller.
-    pub control: ControlLink,
+    /// What all parts of the broker know.
+    pub shared: Arc<Shared>,
     /// How the broker ends when a replica cannot go on.
     pub failure: Failure,
-    /// When the last heartbeat was sent that a controller has answered.
-    pub controller_heard: watch::Receiver<Option<Tick>>,
     /// The thread that looks after the logs.
     pub caretaker: Caretaker,
     /// The threads that flush.
     pub flusher: Addr<Flusher>,
     /// How much of what was written stays in memory, if the system does not decide.
     pub drop_behind: Option<Arc<DropBehind>>,
-    /// Reads what the log has on the disk only.
-    pub cold_reads: ColdReads,
-    /// The time.
-    pub clock: Clock,
-    /// How often it is looked for what is too old, in milliseconds.
-    pub retention_check_interval_ms: u64,
-}
-
-/// What others are told of a replica without asking it.
-pub struct Told {
-    /// How far readers may read.
-    pub watermark: watch::Sender<Offset>,
-    /// Whether time alone may change something.
-    pub awake: Arc<AtomicBool>,
-    /// Whether it leads; told where somebody on this broker has to know it at once.
-    pub lead: Option<watch::Sender<Option<Lead>>>,
 }
 
 /// The actor of one replica.
 pub struct Partition {
     id: TopicPartition,
-    /// What people know it by: topic and number.
-    name: String,
     driver: Driver,
     links: PeerLinks,
-    around: Surroundings,
-    told: Told,
+    around: Arc<Surroundings>,
+    told: Arc<Told>,
+    /// Whether it leads; told where somebody on this broker has to know it at once.
+    lead: Option<watch::Sender<Option<Lead>>>,
     heard_at: Option<Tick>,
     /// When it was last looked for what is too old.
     expired_at: Option<Tick>,
@@ -98,20 +80,20 @@ impl Partition {
     /// `links`.
     pub fn new(
         id: TopicPartition,
-        name: String,
         driver: Driver,
         damage: Option<String>,
         links: PeerLinks,
-        around: Surroundings,
-        told: Told,
+        around: Arc<Surroundings>,
+        told: Arc<Told>,
+        lead: Option<watch::Sender<Option<Lead>>>,
     ) -> Self {
         Partition {
             id,
-            name,
             driver,
             links,
             around,
             told,
+            lead,
             heard_at: None,
             expired_at: None,
             answers: HashMap::new(),
@@ -124,20 +106,33 @@ impl Partition {
         }
     }
 
+    fn clock(&self) -> Clock {
+        self.around.shared.clock
+    }
+
+    fn control(&self) -> &ControlLink {
+        &self.around.shared.control
+    }
+
+    /// What people know it by: topic and number.
+    fn name(&self) -> String {
+        self.around.shared.name_of(self.id)
+    }
+
     fn input(&mut self, input: Input, ctx: &mut Context<Self>) {
-        let now = self.around.clock.now();
+        let now = self.clock().now();
         self.driver.input(now, input, &mut self.outputs);
         self.dispatch(ctx);
     }
 
     /// Tells the replica when the controller last answered this broker.
     fn note_controller(&mut self) {
-        let heard = *self.around.controller_heard.borrow();
+        let heard = *self.around.shared.controller_heard.borrow();
         if heard != self.heard_at
             && let Some(at) = heard
         {
             self.heard_at = heard;
-            let now = self.around.clock.now();
+            let now = self.clock().now();
             let outputs = &mut self.outputs;
             self.driver.input(now, Input::ControllerHeard(at), outputs);
         }
@@ -156,7 +151,7 @@ impl Partition {
     /// Tells whether this replica leads, and since when all that earlier leaders acknowledged is known
     /// to lie below the watermark.
     fn tell_lead(&self) {
-        let Some(told) = &self.told.lead else {
+        let Some(told) = &self.lead else {
             return;
         };
         told.send_if_modified(|lead| {
@@ -176,8 +171,8 @@ impl Partition {
         ctx: &mut Context<Self>,
     ) {
         let request = self.await_answer(waiting);
-        let now = self.around.clock.now();
-        self.driver.set_wall_clock(self.around.clock.wall_ms());
+        let now = self.clock().now();
+        self.driver.set_wall_clock(self.clock().wall_ms());
         let outputs = &mut self.outputs;
         self.driver
             .produce(now, request, batch, acks, timeout_ms, outputs);
@@ -196,7 +191,7 @@ impl Partition {
     }
 
     fn dispatch_one(&mut self, output: Output, ctx: &mut Context<Self>) {
-        let (partition, name) = (self.id, &self.name);
+        let partition = self.id;
         match output {
             Output::Send {
                 to,
@@ -216,48 +211,46 @@ impl Partition {
                 done: ctx.address().recipient(),
             }),
             Output::Read(push, work) => {
-                let (cold_reads, actor) = (self.around.cold_reads.clone(), ctx.address());
+                let (cold_reads, actor) = (self.around.shared.cold_reads.clone(), ctx.address());
                 actix::spawn(async move {
                     let result = cold_reads.run(work).await;
                     actor.do_send(WasRead { push, result });
                 });
             }
             Output::HighWatermark(to) => {
-                self.told.watermark.send_replace(to);
+                self.told.watermark.set(to);
             }
             Output::FenceAnswer(answer) => {
-                self.around
-                    .control
+                self.control()
                     .report(Report::FenceAnswer(partition, answer));
             }
             Output::ProposeInSync(proposal) => {
-                self.around
-                    .control
+                self.control()
                     .report(Report::SetChange(partition, proposal));
             }
             Output::AskOffsets { epoch, limit } => {
-                self.around
-                    .control
+                self.control()
                     .report(Report::Offsets(partition, epoch, limit));
             }
             Output::ProposeHandover(proposal) => {
-                self.around
-                    .control
-                    .report(Report::Handover(partition, proposal));
+                self.control().report(Report::Handover(partition, proposal));
             }
-            Output::RoleChanged { leading } => match leading {
-                Some(epoch) => tracing::info!(%partition, name, %epoch, "leads"),
-                None => tracing::info!(%partition, name, "no longer leads"),
-            },
+            Output::RoleChanged { leading } => {
+                let name = self.name();
+                match leading {
+                    Some(epoch) => tracing::info!(%partition, name, %epoch, "leads"),
+                    None => tracing::info!(%partition, name, "no longer leads"),
+                }
+            }
             Output::Truncated { to, epoch } => {
-                tracing::warn!(%partition, name, %to, %epoch, "entries that were never committed are cut and kept in quarantine");
+                tracing::warn!(%partition, name = self.name(), %to, %epoch, "entries that were never committed are cut and kept in quarantine");
             }
             Output::BeganAnew(at) => {
                 let (start, epoch) = (at.start, at.epoch);
-                tracing::warn!(%partition, name, %start, %epoch, "what the leader has is too far above what was here: the log begins anew");
+                tracing::warn!(%partition, name = self.name(), %start, %epoch, "what the leader has is too far above what was here: the log begins anew");
             }
             Output::BadPeer { why } => {
-                tracing::warn!(%partition, name, why, "a message of another broker is ignored");
+                tracing::warn!(%partition, name = self.name(), why, "a message of another broker is ignored");
             }
             Output::Broken(reason) => self.broken(&reason),
         }
@@ -265,8 +258,8 @@ impl Partition {
 
     /// Now and then, has what is too old go.
     fn expire(&mut self, ctx: &mut Context<Self>) {
-        let now = self.around.clock.now();
-        let every = self.around.retention_check_interval_ms;
+        let now = self.clock().now();
+        let every = self.around.shared.config.log.retention_check_interval_ms;
         if self.expired_at.is_some_and(|at| now.since_ms(at) < every) {
             return;
         }
@@ -278,6 +271,12 @@ impl Partition {
 
 impl Actor for Partition {
     type Context = Context<Self>;
+}
+
+impl Drop for Partition {
+    fn drop(&mut self) {
+        self.told.watermark.close();
+    }
 }
 
 impl Handler<Produce> for Partition {
@@ -308,7 +307,7 @@ impl Handler<AppendOwn> for Partition {
     fn handle(&mut self, message: AppendOwn, ctx: &mut Self::Context) {
         let AppendOwn { reign, batch, done } = message;
         let request = self.await_answer(Some(Waiting::Coordinator(done)));
-        let now = self.around.clock.now();
+        let now = self.clock().now();
         let outputs = &mut self.outputs;
         self.driver.append_own(now, request, reign, &batch, outputs);
         self.dispatch(ctx);
@@ -319,7 +318,7 @@ impl Handler<FromPeer> for Partition {
     type Result = ();
 
     fn handle(&mut self, message: FromPeer, ctx: &mut Self::Context) {
-        let now = self.around.clock.now();
+        let now = self.clock().now();
         let outputs = &mut self.outputs;
         self.driver
             .receive(now, message.message, &message.payload, outputs);
@@ -331,7 +330,7 @@ impl Handler<Flushed> for Partition {
     type Result = ();
 
     fn handle(&mut self, Flushed(result): Flushed, ctx: &mut Self::Context) {
-        let now = self.around.clock.now();
+        let now = self.clock().now();
         self.driver.flushed(now, result, &mut self.outputs);
         self.dispatch(ctx);
     }
@@ -341,7 +340,7 @@ impl Handler<WasRead> for Partition {
     type Result = ();
 
     fn handle(&mut self, WasRead { push, result }: WasRead, ctx: &mut Self::Context) {
-        let now = self.around.clock.now();
+        let now = self.clock().now();
         self.driver.read(now, push, result, &mut self.outputs);
         self.dispatch(ctx);
     }
@@ -418,7 +417,7 @@ impl Handler<TimePassed> for Partition {
     type Result = ();
 
     fn handle(&mut self, _: TimePassed, ctx: &mut Self::Context) {
-        self.driver.set_wall_clock(self.around.clock.wall_ms());
+        self.driver.set_wall_clock(self.clock().wall_ms());
         self.note_controller();
         self.expire(ctx);
         self.input(Input::Tick, ctx);

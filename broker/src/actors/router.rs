@@ -39,7 +39,9 @@ const OPENINGS_MAX: usize = 32;
 /// The actor that keeps this broker in step with the metadata.
 pub struct Router {
     shared: Arc<Shared>,
-    around: Surroundings,
+    around: Arc<Surroundings>,
+    /// What the replication core may be tuned with.
+    core: Arc<baton_replication::Config>,
     /// Threads that replicas live on.
     workers: Workers,
     /// The thread that coordinators of groups live on.
@@ -69,14 +71,15 @@ impl Router {
     /// The router of this broker; replicas are spread over `workers`, their groups are coordinated
     /// on the thread of `coordinating`.
     pub fn new(
-        shared: Arc<Shared>,
-        around: Surroundings,
+        around: Arc<Surroundings>,
         directory: Arc<DataDir>,
         workers: Workers,
         coordinating: ArbiterHandle,
     ) -> Self {
+        let shared = around.shared.clone();
         let data_dir = shared.config.broker.data_dir.clone();
         Router {
+            core: Arc::new(shared.config.core()),
             shared,
             around,
             workers,
@@ -150,7 +153,7 @@ impl Router {
                     lane,
                     ..route.clone()
                 };
-                let control = self.around.control.clone();
+                let control = self.shared.control.clone();
                 PeerLink::start_to(route, worker, control, ctx.address().recipient())
             };
             let links = self.workers.iter().map(start).collect();
@@ -204,23 +207,18 @@ impl Router {
         ctx: &mut Context<Self>,
     ) {
         match self.replicas.get_mut(&partition) {
-            Some(ReplicaHere::Running {
-                actor,
-                view,
-                policy,
-            }) => {
-                if topic.config.policy != *policy {
-                    *policy = topic.config.policy;
-                    if let Some(hosted) = self.shared.routes.get(&partition) {
-                        let keyed = policy.cleanup().compacts();
-                        hosted.keyed.store(keyed, Ordering::Relaxed);
-                    }
-                    actor.do_send(PolicyChanged(*policy));
+            Some(ReplicaHere::Running { hosted, view }) => {
+                let policy = topic.config.policy;
+                // All that runs has been told what has been followed.
+                if !self.followed.has_policy(topic) {
+                    let keyed = policy.cleanup().compacts();
+                    hosted.told.keyed.store(keyed, Ordering::Relaxed);
+                    hosted.actor.do_send(PolicyChanged(policy));
                 }
                 let now = view_of(state, topic, record);
                 if now != **view {
-                    actor.do_send(ViewChanged(now.clone()));
-                    **view = now;
+                    *view = Arc::new(now);
+                    hosted.actor.do_send(ViewChanged(view.clone()));
                 }
             }
             Some(ReplicaHere::Opening { .. } | ReplicaHere::Failed | ReplicaHere::Leaving) => {}
@@ -325,7 +323,7 @@ impl Handler<FencePartitions> for Router {
     fn handle(&mut self, FencePartitions(fences): FencePartitions, _: &mut Self::Context) {
         for (partition, epoch) in fences {
             match self.replicas.get_mut(&partition) {
-                Some(ReplicaHere::Running { actor, .. }) => actor.do_send(Fence(epoch)),
+                Some(ReplicaHere::Running { hosted, .. }) => hosted.actor.do_send(Fence(epoch)),
                 Some(ReplicaHere::Opening { fence }) => *fence = (*fence).max(Some(epoch)),
                 _ => {}
             }
@@ -341,8 +339,8 @@ impl Handler<HandOverPartition> for Router {
         HandOverPartition(partition, epoch, to): HandOverPartition,
         _: &mut Self::Context,
     ) {
-        if let Some(ReplicaHere::Running { actor, .. }) = self.replicas.get(&partition) {
-            actor.do_send(HandOver { epoch, to });
+        if let Some(ReplicaHere::Running { hosted, .. }) = self.replicas.get(&partition) {
+            hosted.actor.do_send(HandOver { epoch, to });
         }
     }
 }
@@ -352,8 +350,8 @@ impl Handler<SetChangesRefused> for Router {
 
     fn handle(&mut self, SetChangesRefused(refused): SetChangesRefused, _: &mut Self::Context) {
         for (partition, version) in refused {
-            if let Some(ReplicaHere::Running { actor, .. }) = self.replicas.get(&partition) {
-                actor.do_send(SetChangeRefused(version));
+            if let Some(ReplicaHere::Running { hosted, .. }) = self.replicas.get(&partition) {
+                hosted.actor.do_send(SetChangeRefused(version));
             }
         }
     }
@@ -364,10 +362,10 @@ impl Handler<LinkChanged> for Router {
 
     fn handle(&mut self, link: LinkChanged, _: &mut Self::Context) {
         for (partition, replica) in &self.replicas {
-            if let ReplicaHere::Running { actor, .. } = replica
+            if let ReplicaHere::Running { hosted, .. } = replica
                 && self.workers.of_partition(partition).lane == link.lane
             {
-                actor.do_send(link);
+                hosted.actor.do_send(link);
             }
         }
     }

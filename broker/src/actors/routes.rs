@@ -10,38 +10,44 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use actix::Addr;
 use arc_swap::ArcSwap;
 use baton_protocol::error::WireError;
-use baton_protocol::ids::{Offset, TopicPartition};
+use baton_protocol::ids::TopicPartition;
 use baton_storage::LogReader;
-use tokio::sync::watch;
 
 use crate::actors::coordinator::Coordinator;
 use crate::actors::partition::Partition;
+use crate::actors::watermark::Watermark;
 
 /// Parts of the table.
 const PARTS: usize = 256;
 
 /// A replica that this broker hosts.
-#[derive(Clone)]
 pub struct Hosted {
     /// Its actor.
     pub actor: Addr<Partition>,
     /// Its log, to read from without asking the actor.
     pub reader: LogReader,
-    /// Its high watermark, to wait on.
-    pub watermark: watch::Receiver<Offset>,
     /// The worker that it lives on.
     pub lane: u32,
-    /// Whether time alone may change something about it; see [`Replica::is_at_rest`].
-    ///
-    /// [`Replica::is_at_rest`]: baton_replication::Replica::is_at_rest
-    pub awake: Arc<AtomicBool>,
-    /// Whether every record has to have a key.
-    pub keyed: Arc<AtomicBool>,
+    /// What it tells of itself.
+    pub told: Arc<Told>,
     /// The coordinator of its groups, if it belongs to their topic.
     pub coordinator: Option<Addr<Coordinator>>,
 }
 
-type Part = HashMap<TopicPartition, Hosted>;
+/// What others know of a replica without asking it.
+#[derive(Default)]
+pub struct Told {
+    /// How far readers may read.
+    pub watermark: Watermark,
+    /// Whether time alone may change something about it; see [`Replica::is_at_rest`].
+    ///
+    /// [`Replica::is_at_rest`]: baton_replication::Replica::is_at_rest
+    pub awake: AtomicBool,
+    /// Whether every record has to have a key.
+    pub keyed: AtomicBool,
+}
+
+type Part = HashMap<TopicPartition, Arc<Hosted>>;
 
 /// All replicas that this broker hosts. Cheap to clone.
 #[derive(Clone)]
@@ -68,7 +74,7 @@ impl Routes {
     }
 
     /// The replica of this partition, if it is here.
-    pub fn get(&self, partition: &TopicPartition) -> Option<Hosted> {
+    pub fn get(&self, partition: &TopicPartition) -> Option<Arc<Hosted>> {
         self.part(partition).load().get(partition).cloned()
     }
 
@@ -79,11 +85,11 @@ impl Routes {
         then: impl FnOnce(&Hosted) -> T,
     ) -> Option<T> {
         let table = self.part(partition).load();
-        table.get(partition).map(then)
+        table.get(partition).map(|hosted| then(hosted))
     }
 
     /// Adds a replica. Whether it was noted before why it is not here.
-    pub fn insert(&self, partition: TopicPartition, hosted: Hosted) -> bool {
+    pub fn insert(&self, partition: TopicPartition, hosted: &Arc<Hosted>) -> bool {
         self.part(&partition).rcu(|table| {
             let mut table = HashMap::clone(table);
             table.insert(partition, hosted.clone());
@@ -93,7 +99,7 @@ impl Routes {
     }
 
     /// Takes a replica out.
-    pub fn remove(&self, partition: &TopicPartition) -> Option<Hosted> {
+    pub fn remove(&self, partition: &TopicPartition) -> Option<Arc<Hosted>> {
         self.failures().remove(partition);
         let before = self.part(partition).rcu(|table| {
             let mut table = HashMap::clone(table);

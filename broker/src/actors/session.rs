@@ -296,7 +296,7 @@ impl Session {
             return answer.send(Err(self.not_here(id)));
         };
         actix::spawn(async move {
-            let high_watermark = *hosted.watermark.borrow();
+            let high_watermark = hosted.told.watermark.at();
             let reader = hosted.reader.clone();
             let find = move || reader.offset_for_time(timestamp_ms, high_watermark);
             answer.send(match tokio::task::spawn_blocking(find).await {
@@ -320,7 +320,7 @@ impl Session {
         };
         let (number, name) = (wanted.subscription, self.name_of(wanted.partition));
         let (cold_reads, out) = (self.shared.cold_reads.clone(), self.out.clone());
-        match Subscription::start(wanted, &name, hosted, cold_reads, out, answer) {
+        match Subscription::start(wanted, &name, &hosted, cold_reads, out, answer) {
             Some(subscription) => {
                 self.subscriptions.insert(number, subscription);
             }
@@ -373,12 +373,7 @@ impl Session {
 
     /// A partition as people know it.
     fn name_of(&self, id: TopicPartition) -> String {
-        let known = self.shared.known.borrow();
-        let topic = known.state.as_ref().and_then(|s| s.topics.get(&id.topic));
-        match topic {
-            Some(topic) => format!("{}/{}", topic.name, id.partition),
-            None => id.to_string(),
-        }
+        self.shared.name_of(id)
     }
 
     /// Why a partition is not served here, as precisely as this broker knows.

@@ -57,7 +57,7 @@ impl Subscription {
     pub fn start(
         wanted: Wanted,
         name: &str,
-        hosted: Hosted,
+        hosted: &Hosted,
         cold_reads: ColdReads,
         out: UnboundedSender<Outgoing>,
         answer: Answer,
@@ -74,19 +74,19 @@ impl Subscription {
         }
         answer.send(Ok(ResponseBody::Subscribed {
             log_start,
-            high_watermark: *hosted.watermark.borrow(),
+            high_watermark: hosted.told.watermark.at(),
         }));
         let credit = Arc::new(Semaphore::new(0));
         let pusher = Pusher {
             subscription: wanted.subscription,
             position: offset,
-            reader: hosted.reader,
+            reader: hosted.reader.clone(),
             cold_reads,
-            watermark: hosted.watermark,
+            watermark: hosted.told.watermark.subscribe(),
             credit: credit.clone(),
             out,
         };
-        let owner = hosted.actor;
+        let owner = hosted.actor.clone();
         let run = async move {
             if let Some(damage) = pusher.run().await {
                 owner.do_send(LogDamaged(damage.to_string()));

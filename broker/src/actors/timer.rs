@@ -35,9 +35,11 @@ async fn keep(lane: u32, routes: Routes) {
         tick.tick().await;
         round = round.wrapping_add(1);
         routes.for_each(|partition, hosted| {
+            if hosted.lane != lane {
+                return;
+            }
             let turn = round.wrapping_add(partition.partition.0);
-            let due = hosted.awake.load(Ordering::Relaxed) || turn.is_multiple_of(REST_TICKS);
-            if hosted.lane == lane && due {
+            if hosted.told.awake.load(Ordering::Relaxed) || turn.is_multiple_of(REST_TICKS) {
                 hosted.actor.do_send(TimePassed);
             }
         });

@@ -76,7 +76,7 @@ impl Driver {
             out.push(message(to, append, Bytes::new()));
             return Ok(());
         };
-        let sent = self.sent.entry(to).or_insert(Offset::ZERO);
+        let sent = self.sent.get_or_insert_with(to, || Offset::ZERO);
         // What was sent before and is asked for again may have been refused, because it is not what
         // was stored any more: followers look at every byte, and say nothing.
         if chunk.base < *sent {

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use baton_protocol::batch::LeaderStamp;
-use baton_protocol::ids::{BrokerEpoch, BrokerLife, PartitionVersion};
+use baton_protocol::ids::{BrokerEpoch, BrokerId, BrokerLife, PartitionVersion};
 use baton_protocol::metadata::Flush;
 use baton_protocol::peer::Ack;
 use baton_replication::by_broker::ByBroker;
@@ -124,7 +124,7 @@ fn about_to_push() -> (Driver, Push, ReadWork) {
     let mut driver = on_a_disk_with(&Arc::new(AtomicUsize::new(10_000)));
     let mut out = Vec::new();
     let now = Tick(1);
-    driver.input(now, Input::Metadata(led_by(Some(1), 1)), &mut out);
+    driver.input(now, Input::Metadata(led_by(Some(1), 1).into()), &mut out);
     let empty = Ack {
         epoch: LeaderEpoch(1),
         from: life(2),
@@ -172,7 +172,11 @@ fn entries_that_were_waited_for_are_sent_once() {
 fn entries_that_come_after_the_reign_are_not_sent() {
     let (mut driver, push, work) = about_to_push();
     let mut out = Vec::new();
-    driver.input(Tick(2), Input::Metadata(led_by(Some(2), 2)), &mut out);
+    driver.input(
+        Tick(2),
+        Input::Metadata(led_by(Some(2), 2).into()),
+        &mut out,
+    );
     out.clear();
     driver.read(Tick(3), push, work(), &mut out);
     assert!(out.is_empty());
@@ -203,9 +207,17 @@ fn what_one_reign_has_to_append_the_next_one_does_not() {
     let own = CheckedBatch::check(builder.build(None), 1_000).expect("sound");
     let mut driver = on_a_disk_with(&Arc::new(AtomicUsize::new(10_000)));
     let mut out = Vec::new();
-    driver.input(Tick(1), Input::Metadata(led_by(Some(1), 1)), &mut out);
+    driver.input(
+        Tick(1),
+        Input::Metadata(led_by(Some(1), 1).into()),
+        &mut out,
+    );
     driver.input(Tick(2), Input::Fence(LeaderEpoch(2)), &mut out);
-    driver.input(Tick(2), Input::Metadata(led_by(Some(1), 2)), &mut out);
+    driver.input(
+        Tick(2),
+        Input::Metadata(led_by(Some(1), 2).into()),
+        &mut out,
+    );
     let end = driver.replica().log().end;
     out.clear();
     driver.append_own(Tick(3), RequestId(1), LeaderEpoch(1), &own, &mut out);

@@ -285,7 +285,10 @@ fn what_a_follower_does_not_take_is_looked_at_before_it_is_sent_again() {
         durable_end: Offset::ZERO,
         log_end: Offset::ZERO,
     });
-    assert_eq!(sent(&mut driver, 1, Input::Metadata(view)), (0, false));
+    assert_eq!(
+        sent(&mut driver, 1, Input::Metadata(view.into())),
+        (0, false)
+    );
     let mut now = 2;
     for _ in 0..2 {
         let answer = still_empty.clone();

@@ -276,7 +276,7 @@ impl World {
             Some(Hosted::Running(running)) => {
                 if running.view != view {
                     running.view = view.clone();
-                    self.input(id, partition, Input::Metadata(view));
+                    self.input(id, partition, Input::Metadata(view.into()));
                 }
             }
             Some(Hosted::Opening) => {}
@@ -328,7 +328,7 @@ impl World {
         }
         self.observed.push(Observation::Opened(id, partition));
         self.host_groups(id, partition);
-        self.input(id, partition, Input::Metadata(told));
+        self.input(id, partition, Input::Metadata(told.into()));
     }
 
     // ---- replicas ---------------------------------------------------------------------------

@@ -266,7 +266,7 @@ impl Cluster {
             if let Some(node) = self.nodes.get_mut(&id) {
                 node.learned += 1;
             }
-            self.input(id, Input::Metadata(view))?;
+            self.input(id, Input::Metadata(view.into()))?;
             if !all {
                 break;
             }
@@ -340,7 +340,7 @@ impl Cluster {
         }
         self.start(me);
         let view = self.controller.view.clone();
-        self.input(id, Input::Metadata(view))
+        self.input(id, Input::Metadata(view.into()))
     }
 
     /// The controller compares and sets one proposal; whether it was accepted.

@@ -177,7 +177,7 @@ fn a_member_that_is_cut_below_its_watermark_begins_anew() {
     assert_eq!(append(&mut member, (1, 30), &left), []);
     assert!(member.log().lossy, "the metadata is to know it first");
     let suspect = view_of_suspect(view(&[1, 2], 3));
-    member.step(Tick(2), Input::Metadata(suspect), &mut Vec::new());
+    member.step(Tick(2), Input::Metadata(suspect.into()), &mut Vec::new());
     assert!(!member.log().lossy);
     let out = append(&mut member, (1, 30), &left);
     assert_eq!((began_anew(&out), cut(&out)), (Some(0), None));
@@ -253,7 +253,11 @@ fn before_the_metadata_tells_how_an_election_ended_nothing_is_taken() {
     early.leader = Some(life(3));
     let mut follower = follower(early, &[(1, 0)], 10);
     assert_eq!(append(&mut follower, (1, 60), &[entry(4, 60, 61)]), []);
-    follower.step(Tick(2), Input::Metadata(view(&[1, 3], 3)), &mut Vec::new());
+    follower.step(
+        Tick(2),
+        Input::Metadata(view(&[1, 3], 3).into()),
+        &mut Vec::new(),
+    );
     let out = append(&mut follower, (1, 60), &[entry(4, 60, 61)]);
     assert_eq!(began_anew(&out), Some(0));
 }
@@ -277,7 +281,7 @@ fn leader_to_be(rules: Rules) -> (Replica, PartitionView) {
 fn a_leader_may_be_compacted_as_far_as_all_members_have_come() {
     let (mut leader, view) = leader_to_be(Rules::default());
     assert_eq!(leader.compactable_end(), Offset(50), "while it follows");
-    leader.step(Tick(0), Input::Metadata(view), &mut Vec::new());
+    leader.step(Tick(0), Input::Metadata(view.into()), &mut Vec::new());
     assert_eq!(leader.compactable_end(), Offset::ZERO);
     for (from, end, compactable) in [(2, 61, 0), (3, 30, 0), (3, 61, 61)] {
         let flushed = Input::Flushed { end: Offset(61) };
@@ -317,6 +321,6 @@ fn without_the_rules_all_of_this_is_otherwise() {
 
     let without = Rules::without(Rule::CompactionAwaitsTheSet);
     let (mut leader, view) = leader_to_be(without);
-    leader.step(Tick(0), Input::Metadata(view), &mut Vec::new());
+    leader.step(Tick(0), Input::Metadata(view.into()), &mut Vec::new());
     assert_eq!(leader.compactable_end(), Offset(50));
 }

@@ -52,7 +52,7 @@ fn leader() -> Replica {
     };
     let (config, rules) = (Config::default(), Rules::default());
     let mut leader = Replica::new(life(1), config, rules, log, view.clone(), [BrokerId(2)]);
-    leader.step(Tick(0), Input::Metadata(view), &mut Vec::new());
+    leader.step(Tick(0), Input::Metadata(view.into()), &mut Vec::new());
     leader
 }
 

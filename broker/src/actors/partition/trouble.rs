@@ -19,7 +19,7 @@ impl Partition {
     /// disk that failed is no matter of one replica: the broker ends. So it does where there was
     /// too little of something for what cannot be refused any more, such as a cut.
     pub(super) fn broken(&self, reason: &BrokenReason) {
-        let (partition, name) = (self.id, &self.name);
+        let (partition, name) = (self.id, self.name());
         tracing::error!(%partition, name, ?reason, "this replica takes no part any more");
         let shortage = match reason {
             BrokenReason::Storage(error) => error.shortage(),
@@ -43,17 +43,17 @@ impl Partition {
 
     /// Says that the log lacks what was acknowledged, until the metadata says it too.
     pub(super) fn report_loss(&mut self) {
-        let now = self.around.clock.now();
+        let now = self.clock().now();
         let due = |at: Tick| now.since_ms(at) >= REPORT_AGAIN_MS;
         if self.driver.replica().log().lossy && self.loss_reported_at.is_none_or(due) {
             self.loss_reported_at = Some(now);
-            self.around.control.report(Report::Suspect(self.id));
+            self.control().report(Report::Suspect(self.id));
         }
     }
 
     /// Has the controller know why this replica cannot do its part, and when that is over.
     pub(super) fn report_trouble(&mut self) {
-        let now = self.around.clock.now();
+        let now = self.clock().now();
         let due = |at: Tick| now.since_ms(at) >= LOOK_AGAIN_MS;
         if !self.trouble_looked_at.is_none_or(due) {
             return;
@@ -62,7 +62,7 @@ impl Partition {
         let trouble = self.find_trouble();
         if trouble != self.trouble {
             let report = Report::Trouble(self.id, trouble.clone());
-            self.around.control.report(report);
+            self.control().report(report);
             self.trouble = trouble;
         }
     }

@@ -51,6 +51,12 @@ impl Followed {
             .collect()
     }
 
+    /// Whether the replicas of this topic, if they have been told of it, know its policy.
+    pub fn has_policy(&self, topic: &TopicRecord) -> bool {
+        let known = self.topics.get(&topic.id);
+        known.is_none_or(|known| known.config.policy == topic.config.policy)
+    }
+
     /// The partitions of topics that are no more.
     pub fn gone_from(&self, state: &ClusterState) -> Vec<TopicPartition> {
         let gone = |topic: &&Arc<TopicRecord>| !state.topics.contains_key(&topic.id);

@@ -9,9 +9,8 @@ use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, ResponseFuture
 use baton_controller::state::ClusterState;
 use baton_protocol::error::{ErrorCode, WireError};
 use baton_protocol::groups::GROUPS_TOPIC;
-use baton_protocol::ids::{LeaderEpoch, Offset, TopicPartition};
+use baton_protocol::ids::{LeaderEpoch, TopicPartition};
 use baton_protocol::metadata::{PartitionRecord, TopicRecord};
-use baton_protocol::policy::TopicPolicy;
 use baton_replication::event::PartitionView;
 use baton_storage::Trust;
 use tokio::sync::watch;
@@ -22,8 +21,8 @@ use crate::actors::coordinator::Coordinator;
 use crate::actors::messages::{
     CloseAll, ClosePartition, Fence, LinkChanged, PolicyChanged, ViewChanged,
 };
-use crate::actors::partition::{Partition, Told};
-use crate::actors::routes::Hosted;
+use crate::actors::partition::Partition;
+use crate::actors::routes::{Hosted, Told};
 use crate::hosting::{self, OpenedReplica};
 
 /// How long it is waited before a log is opened again for which there was too little of something.
@@ -33,11 +32,10 @@ const OPEN_AGAIN_AFTER: Duration = Duration::from_secs(5);
 pub(super) enum ReplicaHere {
     /// Its log is being opened. Then it is asked what the controller has asked meanwhile.
     Opening { fence: Option<LeaderEpoch> },
-    /// It runs; view and policy are what it was last told.
+    /// It runs; the view is what it was last told.
     Running {
-        actor: Addr<Partition>,
-        view: Box<PartitionView>,
-        policy: TopicPolicy,
+        hosted: Arc<Hosted>,
+        view: Arc<PartitionView>,
     },
     /// Its log could not be opened. It takes no part until the next start, unless there was only too
     /// little of something: then it is opened again after a while.
@@ -128,7 +126,7 @@ impl Router {
             return;
         };
         let actor = match std::mem::replace(replica, ReplicaHere::Leaving) {
-            ReplicaHere::Running { actor, .. } => Some(actor),
+            ReplicaHere::Running { hosted, .. } => Some(hosted.actor.clone()),
             ReplicaHere::Failed => None,
             // The opening makes files: it has to end first.
             ReplicaHere::Opening { .. } | ReplicaHere::Abandoned => {
@@ -153,7 +151,7 @@ impl Router {
         ctx: &mut Context<Self>,
     ) {
         let data_dir = self.data_dir.clone();
-        let control = self.around.control.clone();
+        let control = self.shared.control.clone();
         let turns = self.removals.clone();
         let address = ctx.address();
         actix::spawn(async move {
@@ -205,8 +203,7 @@ impl Router {
         error: &hosting::HostingError,
         ctx: &mut Context<Self>,
     ) {
-        let record = self.state.as_ref().and_then(|s| record_of(s, &partition));
-        let name = record.map(|(topic, _)| name_of(topic, partition));
+        let name = self.shared.name_of(partition);
         let shortage = error.shortage();
         if shortage.is_some() {
             ctx.run_later(OPEN_AGAIN_AFTER, move |router, ctx| {
@@ -232,7 +229,7 @@ impl Router {
             ),
         };
         let report = Report::Trouble(partition, Some(text.clone()));
-        self.around.control.report(report);
+        self.shared.control.report(report);
         let why = WireError::new(code, text);
         self.shared.routes.fail(partition, why);
         self.replicas.insert(partition, ReplicaHere::Failed);
@@ -270,28 +267,27 @@ impl Router {
         let Some((topic, record)) = record_of(state, &partition) else {
             return;
         };
-        let view = view_of(state, topic, record);
-        let (watermark, watermark_changes) = watch::channel(Offset::ZERO);
-        let name = name_of(topic, partition);
+        let view = Arc::new(view_of(state, topic, record));
         let damage = opened.damage.as_ref().map(ToString::to_string);
         let reader = opened.reader.clone();
         let worker = self.workers.of_partition(&partition);
         let links = worker.links.up();
-        let config = self.shared.config.core();
+        let config = self.core.clone();
         let driver = opened.into_driver(me, config, view.clone(), links);
         let around = self.around.clone();
         let links = worker.links.clone();
-        let awake = Arc::new(AtomicBool::new(true));
-        let is_of_groups = topic.name == GROUPS_TOPIC;
-        let (lead, lead_changes) = watch::channel(None);
-        let told = Told {
-            watermark,
-            awake: awake.clone(),
-            lead: is_of_groups.then_some(lead),
-        };
-        let replica = Partition::new(partition, name, driver, damage, links, around, told);
+        let policy = topic.config.policy;
+        let told = Arc::new(Told {
+            awake: AtomicBool::new(true),
+            keyed: AtomicBool::new(policy.cleanup().compacts()),
+            ..Told::default()
+        });
+        let groups_lead = (topic.name == GROUPS_TOPIC).then(|| watch::channel(None));
+        let (lead, lead_changes) = groups_lead.unzip();
+        let told_by_it = told.clone();
+        let replica = Partition::new(partition, driver, damage, links, around, told_by_it, lead);
         let actor = Partition::start_in_arbiter(&worker.arbiter, |_| replica);
-        let coordinator = is_of_groups.then(|| {
+        let coordinator = lead_changes.map(|lead_changes| {
             let shared = self.shared.clone();
             let (owner, reader) = (actor.clone(), reader.clone());
             Coordinator::start_in_arbiter(&self.coordinating, move |_| {
@@ -300,19 +296,17 @@ impl Router {
         });
         // First it can be found, then it speaks: of two replicas that begin at the same time the one
         // that spoke last is heard by the other, and nobody has to ask again.
-        let policy = topic.config.policy;
-        let hosted = Hosted {
-            actor: actor.clone(),
+        let hosted = Arc::new(Hosted {
+            actor,
             reader,
-            watermark: watermark_changes,
             lane: worker.lane,
-            awake,
-            keyed: Arc::new(AtomicBool::new(policy.cleanup().compacts())),
+            told,
             coordinator,
-        };
-        if self.shared.routes.insert(partition, hosted) {
+        });
+        let actor = &hosted.actor;
+        if self.shared.routes.insert(partition, &hosted) {
             tracing::info!(%partition, "a replica's log could be opened after all");
-            self.around.control.report(Report::Trouble(partition, None));
+            self.shared.control.report(Report::Trouble(partition, None));
         }
         // First: the view may have it lead, and begin a segment.
         actor.do_send(PolicyChanged(policy));
@@ -326,18 +320,9 @@ impl Router {
         if let Some(epoch) = fence {
             actor.do_send(Fence(epoch));
         }
-        let running = ReplicaHere::Running {
-            actor,
-            view: Box::new(view),
-            policy,
-        };
+        let running = ReplicaHere::Running { hosted, view };
         self.replicas.insert(partition, running);
     }
-}
-
-/// A partition as people know it.
-fn name_of(topic: &TopicRecord, partition: TopicPartition) -> String {
-    format!("{}/{}", topic.name, partition.partition)
 }
 
 fn record_of<'a>(
@@ -392,7 +377,9 @@ impl Handler<CloseAll> for Router {
         let (mut closing, mut good) = (Vec::new(), true);
         for replica in replicas {
             match replica {
-                ReplicaHere::Running { actor, .. } => closing.push(actor.send(ClosePartition)),
+                ReplicaHere::Running { hosted, .. } => {
+                    closing.push(hosted.actor.send(ClosePartition));
+                }
                 ReplicaHere::Opening { .. } | ReplicaHere::Failed => good = false,
                 ReplicaHere::Abandoned | ReplicaHere::Leaving => {}
             }

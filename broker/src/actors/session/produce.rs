@@ -31,7 +31,7 @@ impl Session {
     pub(super) fn produce(&mut self, asked: Producing, payload: Bytes, ctx: &mut Context<Self>) {
         let id = asked.id;
         let here = self.shared.routes.with(&id, |hosted| {
-            let keyed = hosted.keyed.load(Ordering::Relaxed);
+            let keyed = hosted.told.keyed.load(Ordering::Relaxed);
             (hosted.actor.clone(), keyed, hosted.coordinator.is_some())
         });
         let Some((actor, keyed, is_internal)) = here else {
