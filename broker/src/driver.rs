@@ -250,6 +250,12 @@ impl Driver {
         self.kept_back.is_none() && self.short_of.is_none() && self.replica.is_at_rest()
     }
 
+    /// Gives back the room that was taken for what is over.
+    pub fn give_room_back(&mut self) {
+        self.replica.give_room_back();
+        self.log.give_room_back();
+    }
+
     /// What the lead waits for, if it does: room on the disk, or what else a log may be short of.
     pub fn waits_for_room(&self) -> Option<Shortage> {
         self.kept_back.as_ref().map(|(_, of)| *of)

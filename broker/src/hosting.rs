@@ -514,6 +514,10 @@ impl PartitionLog for StoredLog {
         }
     }
 
+    fn give_room_back(&mut self) {
+        self.log.give_room_back();
+    }
+
     fn damage_is_known(&mut self) -> Result<(), StorageError> {
         self.log.damage_is_known()
     }

@@ -44,6 +44,15 @@ pub struct Leader {
 }
 
 impl Leader {
+    /// Gives back the room that was taken for what is over.
+    pub(crate) fn give_room_back(&mut self) {
+        self.pending.give_room_back();
+        self.stored.give_room_back();
+        for follower in self.followers.values_mut() {
+            follower.give_room_back();
+        }
+    }
+
     /// Answers everything that waits with `refusal`.
     pub(crate) fn refuse_all(&mut self, refusal: Refusal, out: &mut Vec<Effect>) {
         self.pending.refuse_all(refusal, out);

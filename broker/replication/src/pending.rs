@@ -42,6 +42,11 @@ impl Pending {
         self.earliest_deadline = Some(self.earliest_deadline.map_or(deadline, |d| d.min(deadline)));
     }
 
+    /// Gives back the room of those that do not wait any more.
+    pub fn give_room_back(&mut self) {
+        self.queue.shrink_to_fit();
+    }
+
     /// Whether none waits.
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()

@@ -112,6 +112,11 @@ impl Progress {
         self.retries = 0;
     }
 
+    /// Gives back the room of what is not on its way any more.
+    pub fn give_room_back(&mut self) {
+        self.in_flight.shrink_to_fit();
+    }
+
     /// Forgets what is on its way, and asks before more is sent. `from` is where to ask.
     pub fn probe(&mut self, from: Offset) {
         self.sending = Sending::Probe { asked: false };

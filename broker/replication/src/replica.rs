@@ -206,6 +206,14 @@ impl Replica {
             }
     }
 
+    /// Gives back the room that was taken for what is over. For a host with many replicas, of those that
+    /// [rest](Replica::is_at_rest).
+    pub fn give_room_back(&mut self) {
+        if let Role::Leader(leader) = &mut self.role {
+            leader.give_room_back();
+        }
+    }
+
     fn on_tick(&mut self, now: Tick, out: &mut Vec<Effect>) {
         if let Role::Leader(leader) = &mut self.role {
             leader.tell_watermark = true;

@@ -429,6 +429,7 @@ impl Handler<TimePassed> for Partition {
             // There may be thousands like it.
             self.outputs = Vec::new();
             self.answers.shrink_to_fit();
+            self.driver.give_room_back();
         }
     }
 }

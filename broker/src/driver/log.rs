@@ -50,6 +50,8 @@ pub trait PartitionLog: Send {
     /// Shows the producers' state as of `end`, just before a flush is prepared: so that now and then
     /// it is kept while the log is written.
     fn note_producers(&mut self, _end: Offset, _producers: &ProducerTable) {}
+    /// Gives back the room that was taken for what is over.
+    fn give_room_back(&mut self) {}
     /// The metadata knows that the log was damaged: that need not be said again at the next start.
     fn damage_is_known(&mut self) -> Result<(), StorageError>;
     /// Ends the log in good order.

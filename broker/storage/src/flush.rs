@@ -183,6 +183,12 @@ impl Log {
         Ok(())
     }
 
+    /// Gives back the room that was taken for flushes that are over.
+    pub fn give_room_back(&mut self) {
+        self.unflushed.dirty.shrink_to_fit();
+        self.unflushed.in_flight.shrink_to_fit();
+    }
+
     /// Takes note of a flush that failed. It is never tried again: the system may have dropped the
     /// pages it could not write, and a second flush would succeed without them. The log takes
     /// nothing more, and [`Log::close`] is an error.

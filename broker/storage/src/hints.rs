@@ -38,11 +38,11 @@ pub(crate) struct Hints {
     /// Bytes of the segment after these that a job has been made for.
     bytes_done: usize,
     /// An account of the producers that waits until what it speaks of is durable.
-    account: Option<(Point, Vec<u8>)>,
+    account: Option<Box<(Point, Vec<u8>)>>,
     /// How far the log was when an account was last given: segment and bytes of it.
     account_at: (Offset, usize),
     /// A start that was moved, and that the mark does not say yet.
-    start: Option<MovedStart>,
+    start: Option<Box<MovedStart>>,
     /// How often the log has begun anew.
     resets: u64,
     /// Files below the log's start, each with the end of its last entry, oldest first.
@@ -210,7 +210,7 @@ impl Hints {
             self.parts_done = self.parts_done.saturating_sub(1);
         }
         let account = account.map(Arc::new);
-        self.start = Some(MovedStart { at, account });
+        self.start = Some(Box::new(MovedStart { at, account }));
     }
 
     /// A start that was moved and that the mark may say now.
@@ -407,6 +407,10 @@ impl Log {
         self.hints.expired = later;
         let expired: Vec<(Offset, PathBuf)> = expired;
         let moved = self.hints.start.as_ref();
+        let account = self
+            .hints
+            .account
+            .take_if(|account| account.0.end <= durable_end);
         let job = HintJob {
             shared: Arc::downgrade(&self.hints.shared),
             cuts,
@@ -414,7 +418,7 @@ impl Log {
             account_at_start: moved.and_then(|moved| Some((moved.at, moved.account.clone()?))),
             expired: expired.into_iter().map(|(_, path)| path).collect(),
             indexes: self.indexes_since(bytes),
-            account: self.hints.account.take_if(|(at, _)| at.end <= durable_end),
+            account: account.map(|account| *account),
             mark: self.mark.to_sync(),
             trusted: self.trusted.clone(),
         };
@@ -494,7 +498,7 @@ impl Log {
     /// [`HintJob`] when what it speaks of is durable, unless the log is cut before that.
     pub fn give_account(&mut self, account: Vec<u8>) {
         let at = Point::at(self.end, &self.epochs);
-        self.hints.account = Some((at, account));
+        self.hints.account = Some(Box::new((at, account)));
         if let Some(last) = self.parts.last() {
             self.hints.account_at = (last.segment.base(), last.extent().0);
         }

@@ -20,10 +20,9 @@ use baton_protocol::ids::{LeaderEpoch, Offset};
 
 use crate::error::{IoContext, StorageError};
 use crate::files::replace_file;
-use crate::mark_file::MarkFile;
+use crate::mark_file::{MarkFile, NAME};
 use crate::witness::{Act, saw};
 
-const NAME: &str = "durable";
 const MAGIC: [u8; 8] = *b"BTNMARK2";
 const SLOT: usize = 64;
 const MAGIC_1: [u8; 8] = *b"BTNMARK1";
@@ -64,7 +63,7 @@ impl Mark {
     /// Opens the mark in `dir`, or makes an empty one.
     pub fn open(dir: &Arc<Path>) -> Result<Mark, StorageError> {
         let path = dir.join(NAME);
-        let file = MarkFile::open(dir, NAME).context(&path, "open")?;
+        let file = MarkFile::open(dir).context(&path, "open")?;
         let opened = file.get()?;
         let newest = newest(&opened, &path)?;
         Ok(Mark {

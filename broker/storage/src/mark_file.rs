@@ -16,6 +16,9 @@ use rustix::io::Errno;
 
 use crate::error::StorageError;
 
+/// The mark's name in its log's directory.
+pub const NAME: &str = "durable";
+
 /// Most mark files that a process has open.
 pub const MARKS_OPEN_MAX: usize = 512;
 
@@ -29,17 +32,15 @@ type Slot = Mutex<Option<Arc<File>>>;
 #[derive(Clone, Debug)]
 pub(crate) struct MarkFile {
     dir: Arc<Path>,
-    name: &'static str,
     slot: Arc<Slot>,
 }
 
 impl MarkFile {
     /// Opens it, or makes an empty one. This takes a file from nobody.
-    pub fn open(dir: &Arc<Path>, name: &'static str) -> io::Result<MarkFile> {
-        let file = options().create(true).open(dir.join(name))?;
+    pub fn open(dir: &Arc<Path>) -> io::Result<MarkFile> {
+        let file = options().create(true).open(dir.join(NAME))?;
         let opened = MarkFile {
             dir: dir.clone(),
-            name,
             slot: Arc::new(Mutex::new(Some(Arc::new(file)))),
         };
         opened.note();
@@ -48,7 +49,7 @@ impl MarkFile {
 
     /// Where it is.
     pub fn path(&self) -> PathBuf {
-        self.dir.join(self.name)
+        self.dir.join(NAME)
     }
 
     /// What the system said when this was to be done with it.
@@ -147,7 +148,7 @@ mod tests {
         let file = |i: usize| {
             let own = dir.path().join(i.to_string());
             std::fs::create_dir(&own).expect("made");
-            MarkFile::open(&own.into(), "mark").expect("opened")
+            MarkFile::open(&own.into()).expect("opened")
         };
         let files: Vec<MarkFile> = (0..count).map(file).collect();
         let open = files.iter().filter(|file| is_open(file)).count();
@@ -165,8 +166,8 @@ mod tests {
     #[test]
     fn one_that_is_gone_is_not_made_anew() {
         let dir = tempfile::tempdir().expect("dir");
-        let path = dir.path().join("mark");
-        let file = MarkFile::open(&dir.path().into(), "mark").expect("opened");
+        let path = dir.path().join(NAME);
+        let file = MarkFile::open(&dir.path().into()).expect("opened");
         std::fs::remove_file(&path).expect("removed");
         file.forget();
         let error = file.get().expect_err("nothing to open");

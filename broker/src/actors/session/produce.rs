@@ -30,31 +30,28 @@ pub(super) struct Producing {
 impl Session {
     pub(super) fn produce(&mut self, asked: Producing, payload: Bytes, ctx: &mut Context<Self>) {
         let id = asked.id;
-        let here = self.shared.routes.with(&id, |hosted| {
-            let keyed = hosted.told.keyed.load(Ordering::Relaxed);
-            (hosted.actor.clone(), keyed, hosted.coordinator.is_some())
-        });
-        let Some((actor, keyed, is_internal)) = here else {
+        let Some(hosted) = self.shared.routes.get(&id) else {
             // It may be nonsense all the same, which is not asked for again elsewhere.
             return match self.check(payload) {
                 Ok(_) => refuse(asked, self.not_here(id)),
                 Err(error) => refuse_batch(asked, &error),
             };
         };
-        if is_internal {
+        if hosted.coordinator.is_some() {
             return refuse(asked, internal());
         }
         let batch = match self.check(payload) {
             Ok(batch) => batch,
             Err(error) => return refuse_batch(asked, &error),
         };
-        if !keyed {
-            return append(&actor, asked, batch);
+        let actor = &hosted.actor;
+        if !hosted.told.keyed.load(Ordering::Relaxed) {
+            return append(actor, asked, batch);
         }
         match batch.check_keys(EXPANDED_HERE_BYTES_MAX) {
-            Ok(()) => append(&actor, asked, batch),
+            Ok(()) => append(actor, asked, batch),
             Err(BatchError::ExpandsTooFar { .. }) => {
-                self.check_keys_elsewhere(actor, asked, batch, ctx);
+                self.check_keys_elsewhere(actor.clone(), asked, batch, ctx);
             }
             Err(error) => refuse_batch(asked, &error),
         }
