@@ -39,7 +39,10 @@ const RULES: &[(Rule, u64)] = &[
     (Rule::Replica(ReplicaRule::ResetOnlyWhatDiffers), 60),
     (Rule::Replica(ReplicaRule::ResetBringsProducers), 2_925),
     (Rule::Replica(ReplicaRule::GapsCutNothing), 80),
-    (Rule::Replica(ReplicaRule::LostSupersedersAreMadeGood), 1_300),
+    (
+        Rule::Replica(ReplicaRule::LostSupersedersAreMadeGood),
+        1_300,
+    ),
     (Rule::Replica(ReplicaRule::CompactionAwaitsTheSet), 40),
     (Rule::Replica(ReplicaRule::MembersDiscardNothing), 30),
     (Rule::Replica(ReplicaRule::LeaseWithoutFollowers), 50),
