@@ -16,9 +16,13 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use crate::log::Log;
 use crate::segment::Segment;
 
-/// A segment's bytes are dropped by multiples of this many: the system keeps several pages as one, up to
-/// about this size, and only drops whole ones.
-const STRETCH_BYTES: usize = 1 << 20;
+/// A segment's bytes are dropped by multiples of this many. Of each segment that is written less than that
+/// stays.
+const STRETCH_BYTES: usize = 256 << 10;
+
+/// The system keeps pages that were written together as one, up to about this size, and drops it only as a
+/// whole: what was kept of a stretch because of that is dropped with the next one.
+const PAGES_AS_ONE_BYTES: usize = 1 << 20;
 
 /// What was written last, by all logs that share it.
 #[derive(Debug)]
@@ -82,8 +86,7 @@ impl DropBehind {
     pub fn drop_excess(&self) {
         while let Some(stretch) = self.next() {
             if let Some(segment) = stretch.segment.upgrade() {
-                // What was kept because it was one with what followed is dropped with that.
-                let from = stretch.from.saturating_sub(STRETCH_BYTES);
+                let from = stretch.from.saturating_sub(PAGES_AS_ONE_BYTES);
                 segment.drop_pages(from, stretch.to);
             }
         }
