@@ -7,6 +7,7 @@ use baton_protocol::batch::{
     BatchHeader, EntryIter, RecordIter, RecordRef, entry_crc, retain_records,
 };
 use baton_protocol::ids::{BrokerId, LeaderEpoch, Offset, ProducerId, Tick, TopicPartition};
+use baton_protocol::policy::DELETE_RETENTION_MS;
 use bytes::Bytes;
 
 use crate::cluster::{QUIET_FROM, World};
@@ -209,6 +210,14 @@ impl World {
         topic.is_some_and(|topic| topic.config.policy.cleanup().compacts())
     }
 
+    /// How long what deletes a key stays in a topic: in that of groups for a day, so longer than any broker is
+    /// away in a simulation.
+    fn delete_retention_ms(&self, partition: &TopicPartition) -> u64 {
+        let topic = self.controller.committed.topics.get(&partition.topic);
+        let set = topic.and_then(|topic| topic.config.policy.delete_retention_ms);
+        set.unwrap_or(DELETE_RETENTION_MS)
+    }
+
     /// Whether a replica may discard its log, to be sent all of it again: in a topic that is compacted, after
     /// an election that may have lost what superseded something.
     pub fn may_start_over(&self, partition: &TopicPartition) -> bool {
@@ -228,7 +237,7 @@ impl World {
         if !wanted || now >= QUIET_FROM || !self.random.chance(per_mille) {
             return;
         }
-        let retention_ms = self.compacting.delete_retention_ms;
+        let retention_ms = self.delete_retention_ms(&partition);
         let deletions = Deletions {
             before: Tick(now.0.saturating_sub(retention_ms)),
             await_start: self.rules.hold(HostRule::DeletionsAwaitTheStart),
