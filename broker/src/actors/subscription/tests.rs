@@ -24,6 +24,24 @@ async fn next(messages: &mut mpsc::UnboundedReceiver<Outgoing>) -> Option<Vec<u6
     Some(bases.collect())
 }
 
+/// Pushes a log from its start.
+fn pusher(
+    log: &Log,
+    watermark: watch::Receiver<Offset>,
+    credit: Arc<Semaphore>,
+    out: UnboundedSender<Outgoing>,
+) -> Pusher {
+    Pusher {
+        subscription: 1,
+        position: Offset(0),
+        reader: log.reader(),
+        cold_reads: ColdReads::default(),
+        watermark,
+        credit,
+        out,
+    }
+}
+
 #[tokio::test]
 async fn nobody_is_pushed_what_lies_beyond_the_watermark_or_beyond_his_credit() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -40,16 +58,7 @@ async fn nobody_is_pushed_what_lies_beyond_the_watermark_or_beyond_his_credit() 
     let (to, watermark) = watch::channel(Offset(2));
     let (out, mut messages) = mpsc::unbounded_channel();
     let credit = Arc::new(Semaphore::new(1_000));
-    let pusher = Pusher {
-        subscription: 1,
-        position: Offset(0),
-        reader: log.reader(),
-        cold_reads: ColdReads::default(),
-        watermark,
-        credit: credit.clone(),
-        out,
-    };
-    tokio::spawn(pusher.run());
+    tokio::spawn(pusher(&log, watermark, credit.clone(), out).run());
     assert_eq!(next(&mut messages).await, Some(vec![0, 1]));
     assert_eq!(next(&mut messages).await, None, "the rest is not committed");
     to.send_replace(Offset(3));
@@ -84,16 +93,8 @@ fn what_is_committed_and_cannot_be_read_is_waited_for_and_not_spun_on() {
         // The log has nothing up to there.
         let (_to, watermark) = watch::channel(Offset(50));
         let (out, _messages) = mpsc::unbounded_channel();
-        let pusher = Pusher {
-            subscription: 1,
-            position: Offset(0),
-            reader: log.reader(),
-            cold_reads: ColdReads::default(),
-            watermark,
-            credit: Arc::new(Semaphore::new(1_000)),
-            out,
-        };
-        tokio::spawn(pusher.run());
+        let credit = Arc::new(Semaphore::new(1_000));
+        tokio::spawn(pusher(&log, watermark, credit, out).run());
         tokio::time::sleep(A_WHILE).await;
     });
     let busy = processor_time() - before;
