@@ -4,7 +4,6 @@
 //! or three entries each. Every look-up passes the entries one by one: not for many.
 
 use std::fmt;
-use std::ops::Index;
 
 use baton_protocol::ids::BrokerId;
 
@@ -103,16 +102,6 @@ impl<T, const N: usize> From<[(BrokerId, T); N]> for ByBroker<T> {
     }
 }
 
-impl<T> Index<&BrokerId> for ByBroker<T> {
-    type Output = T;
-
-    /// # Panics
-    /// If there is nothing of this broker.
-    fn index(&self, id: &BrokerId) -> &T {
-        self.get(id).expect("a broker that there is something of")
-    }
-}
-
 impl<T: fmt::Debug> fmt::Debug for ByBroker<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map().entries(self.iter()).finish()
@@ -130,7 +119,7 @@ mod tests {
         assert_eq!(map.get_or_insert_with(BrokerId(1), || 'x'), &'a');
         let ids: Vec<u32> = map.keys().map(|id| id.0).collect();
         assert_eq!((ids, map.len()), (vec![1, 2, 3], 3));
-        assert_eq!(map[&BrokerId(3)], 'd');
+        assert_eq!(map.get(&BrokerId(3)), Some(&'d'));
         map.retain(|id, _| id.0 != 2);
         assert!(!map.contains_key(&BrokerId(2)) && map.contains_key(&BrokerId(1)));
         *map.get_mut(&BrokerId(1)).expect("there") = 'y';

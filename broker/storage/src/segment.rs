@@ -438,10 +438,10 @@ impl Segment {
             let unmap = rustix::mm::Advice::LinuxDontNeed;
             rustix::mm::madvise(address.cast(), to - from, unmap).ok();
         }
-        let bytes = std::num::NonZeroU64::new((to - from) as u64);
-        if bytes.is_some() {
+        // Without a number of bytes it would be all from there on.
+        if let Some(bytes) = std::num::NonZeroU64::new((to - from) as u64) {
             let drop = rustix::fs::Advice::DontNeed;
-            rustix::fs::fadvise(&self.file, from as u64, bytes, drop).ok();
+            rustix::fs::fadvise(&self.file, from as u64, Some(bytes), drop).ok();
         }
     }
 

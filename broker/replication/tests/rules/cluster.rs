@@ -110,7 +110,8 @@ impl Cluster {
             cluster.nodes.insert(id, node);
         }
         for id in 1..=brokers {
-            let life = cluster.controller.view.replicas[&BrokerId(id)].life;
+            let replica = cluster.controller.view.replicas.get(&BrokerId(id));
+            let life = replica.expect("a replica").life;
             cluster.start(BrokerLife {
                 broker: BrokerId(id),
                 epoch: life,

@@ -232,7 +232,8 @@ impl Controller {
             return false;
         }
         let verified: BTreeSet<BrokerId> = proposal.verified.iter().map(|l| l.broker).collect();
-        let fenced = verified.iter().any(|id| view.replicas[id].fenced);
+        let replica = |id| view.replicas.get(id).expect("a replica");
+        let fenced = verified.iter().any(|id| replica(id).fenced);
         let mut added = proposal.new_set.difference(&view.in_sync);
         let sound = proposal.new_set.contains(&from.broker)
             && proposal.new_set.len() > view.sync_followers_commit as usize

@@ -201,7 +201,8 @@ pub fn metadata(cluster: &Cluster) -> String {
         }
     };
     let suspect = some(&|id| cluster.controller.is_suspect(id), "suspect");
-    let fenced = some(&|id| view.replicas[&BrokerId(id)].fenced, "fenced");
+    let replica = |id| view.replicas.get(&BrokerId(id)).expect("a replica");
+    let fenced = some(&|id| replica(id).fenced, "fenced");
     format!(
         "controller: e{} {leader}, v{} {}{suspect}{fenced}",
         view.epoch,

@@ -58,15 +58,16 @@ fn view(state: &ClusterState) -> PartitionView {
 fn a_view_tells_who_is_held_for_dead_and_who_for_suspect() {
     let mut state = cluster();
     let second = BrokerId(2);
-    let known = view(&state).replicas[&second];
+    let replica = |state: &ClusterState| *view(state).replicas.get(&second).expect("a replica");
+    let known = replica(&state);
     assert!(!known.fenced && !known.suspect);
     let broker = state.brokers.get_mut(&second).expect("registered");
     broker.fenced = true;
-    assert!(view(&state).replicas[&second].fenced);
+    assert!(replica(&state).fenced);
     let topic = state.topics.get_mut(&TOPIC).expect("made");
     let partition = &mut Arc::make_mut(topic).partitions[0];
     Arc::make_mut(partition).suspects.insert(second);
-    assert!(view(&state).replicas[&second].suspect);
+    assert!(replica(&state).suspect);
 }
 
 #[test]
