@@ -152,7 +152,7 @@ impl Cluster {
         self.dir.path().join(format!("broker-{id}.log"))
     }
 
-    fn form(&self) -> anyhow::Result<()> {
+    fn form(&mut self) -> anyhow::Result<()> {
         let voters: Vec<String> = self
             .ids()
             .into_iter()
@@ -166,6 +166,9 @@ impl Cluster {
                 .output()?;
             if output.status.success() {
                 return Ok(());
+            }
+            for id in self.ids() {
+                self.check_runs(id)?;
             }
             if Instant::now() > deadline {
                 let said = String::from_utf8_lossy(&output.stderr);
@@ -187,9 +190,7 @@ impl Cluster {
                 continue;
             }
             while !self.is_ready(id) {
-                if let Some(status) = self.child(id)?.try_wait()? {
-                    bail!("broker {id} ended ({status}); {}", self.end_of_log(id));
-                }
+                self.check_runs(id)?;
                 ensure!(
                     Instant::now() < deadline,
                     "broker {id} is not ready after {READY_TIMEOUT:?}; {}",
@@ -197,6 +198,13 @@ impl Cluster {
                 );
                 std::thread::sleep(Duration::from_millis(2));
             }
+        }
+        Ok(())
+    }
+
+    fn check_runs(&mut self, id: u32) -> anyhow::Result<()> {
+        if let Some(status) = self.child(id)?.try_wait()? {
+            bail!("broker {id} ended ({status}); {}", self.end_of_log(id));
         }
         Ok(())
     }
