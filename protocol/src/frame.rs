@@ -19,6 +19,10 @@ pub const HEADER_BYTES_MAX: usize = WHOLE_FRAME as usize - 1;
 /// Room that is made for the rest of a frame at least.
 const RESERVE_BYTES_MIN: usize = 64 << 10;
 
+/// Room that is made for the rest of a frame at most, by the bytes that have come of it. With less, a frame
+/// would be copied again and again while it grows.
+const RESERVE_BY_BYTE: usize = 16;
+
 /// Bytes of the two length fields.
 const LENGTHS_BYTES: usize = 6;
 
@@ -156,10 +160,10 @@ impl Decoder {
             return Err(FrameError::Lengths { frame, header: 0 });
         }
         if buffer.len() < 4 + frame {
-            // Room for no more than has come already: a length alone, which costs its sender
-            // nothing, must not take much of ours.
+            // A length alone, which costs its sender nothing, must not take much room.
             let missing = 4 + frame - buffer.len();
-            buffer.reserve(missing.min(buffer.len().max(RESERVE_BYTES_MIN)));
+            let earned = buffer.len().saturating_mul(RESERVE_BY_BYTE);
+            buffer.reserve(missing.min(earned.max(RESERVE_BYTES_MIN)));
             return Ok(None);
         }
         buffer.advance(4);
@@ -312,6 +316,23 @@ mod tests {
                 .is_none()
         );
         assert!(buffer.capacity() < 1 << 20, "{}", buffer.capacity());
+    }
+
+    #[test]
+    fn a_large_frame_gets_its_room_early() {
+        let sent = framed(&request(vec![]), &vec![7; 1 << 20]);
+        let mut buffer = BytesMut::with_capacity(RESERVE_BYTES_MIN);
+        let (mut rooms, mut came) = (std::collections::BTreeSet::new(), 0);
+        while came < sent.len() {
+            let room = (buffer.capacity() - buffer.len()).min(sent.len() - came);
+            buffer.extend_from_slice(&sent[came..came + room]);
+            came += room;
+            rooms.insert(buffer.capacity() + (came - buffer.len()));
+            if let Some(frame) = Decoder::default().decode(&mut buffer).expect("ok") {
+                assert_eq!(frame.payload.len(), 1 << 20);
+            }
+        }
+        assert!(rooms.len() <= 3, "{rooms:?}");
     }
 
     #[test]
