@@ -38,7 +38,7 @@ pub struct ProduceArgs {
     #[arg(long, value_delimiter = ',', default_value = "1,3")]
     partitions: Vec<u32>,
     /// Bytes of a batch.
-    #[arg(long, default_value = "128KiB", value_parser = args::size)]
+    #[arg(long, default_value = "512KiB", value_parser = args::size)]
     batch_bytes: u64,
     /// How long each is measured. The disk must have room for as much as is written in that time,
     /// times the replicas.

@@ -13,7 +13,7 @@ use crate::roofline::{Load, disk, loopback, pipeline};
 #[derive(Clone, Debug, Args)]
 pub struct RooflineArgs {
     /// Bytes of a batch.
-    #[arg(long, default_value = "128KiB", value_parser = args::size)]
+    #[arg(long, default_value = "512KiB", value_parser = args::size)]
     batch_bytes: u64,
     /// Batches that may be unacknowledged.
     #[arg(long, value_delimiter = ',', default_value = "5,15")]

@@ -34,7 +34,7 @@ impl Default for ProducerConfig {
         ProducerConfig {
             acks: Acks::Committed,
             linger: Duration::from_millis(5),
-            batch_bytes: 128 << 10,
+            batch_bytes: 512 << 10,
             compression: Codec::None,
             max_in_flight_bytes: 32 << 20,
             delivery_timeout: Duration::from_secs(120),
@@ -73,7 +73,7 @@ impl ProducerBuilder {
         self
     }
 
-    /// A batch leaves when its records have this many bytes before they are compressed; 128 KiB by
+    /// A batch leaves when its records have this many bytes before they are compressed; 512 KiB by
     /// default. The brokers' `message_bytes_max` counts where it is less. A larger record has a
     /// batch of its own.
     pub fn batch_bytes(mut self, bytes: usize) -> Self {
