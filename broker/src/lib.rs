@@ -15,6 +15,7 @@ pub mod disk_probe;
 pub mod driver;
 pub mod embedded;
 pub mod failure;
+mod freed_memory;
 pub mod groups;
 pub mod hosting;
 pub mod http;

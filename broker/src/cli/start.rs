@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::cli::quantity;
 use crate::config::{Config, Override};
-use crate::{logging, node};
+use crate::{freed_memory, logging, node};
 
 /// Flags of `baton broker start`; each stands above the environment and the file.
 #[derive(Debug, Args)]
@@ -71,6 +71,7 @@ pub fn run(args: &StartArgs) -> anyhow::Result<()> {
     let config = Config::load(args.config.as_deref(), &args.overrides())?;
     logging::start(&config.logging)?;
     end_on_panic();
+    freed_memory::keep_for_batches();
     node::run(config)
 }
 
