@@ -229,6 +229,9 @@ pub struct Log {
     pub index_interval_bytes: usize,
     /// How often the logs of topics that flush at intervals are made durable, in milliseconds.
     pub flush_interval_ms: u64,
+    /// They are made durable earlier after this much; 0 means only by time.
+    #[serde(with = "bytes")]
+    pub flush_bytes: usize,
     /// How much of what was written last, by all logs together, stays in the system's page cache; 0 leaves
     /// that to the system.
     #[serde(with = "bytes")]
@@ -264,6 +267,7 @@ impl Default for Log {
             segment_bytes_max: 128 << 20,
             index_interval_bytes: 4096,
             flush_interval_ms: 1_000,
+            flush_bytes: 16 << 20,
             page_cache_bytes: 256 << 20,
             check_at_start: CheckAtStart::Tail,
             scrub_bytes_per_second: 16 << 20,

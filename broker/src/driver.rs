@@ -346,6 +346,7 @@ impl Driver {
                     append_time_ms: self.stamps_time.then_some(self.wall_clock_ms),
                 };
                 self.log.append_batch(batch, &stamp)?;
+                self.flush_if_due(now, queue);
             }
             Effect::AppendEpochStart { base, epoch } => {
                 let batch = batch::control_batch_epoch_start(base, epoch, self.wall_clock_ms);
@@ -361,6 +362,7 @@ impl Driver {
                 for entry in &entries[skip..] {
                     self.log.append_entry(entry)?;
                 }
+                self.flush_if_due(now, queue);
             }
             Effect::Truncate { to, epoch } => {
                 self.log.truncate(to, epoch)?;
@@ -428,6 +430,14 @@ impl Driver {
             }
         }
         Ok(())
+    }
+
+    fn flush_if_due(&mut self, now: Tick, queue: &mut VecDeque<Effect>) {
+        if self.log.is_flush_due() {
+            let mut effects = Vec::new();
+            self.replica.step(now, Input::FlushDue, &mut effects);
+            queue.extend(effects);
+        }
     }
 
     /// What a message carries besides: a reset, what is known of producers.

@@ -198,6 +198,7 @@ fn open_in(
         caretaker: caretaker.clone(),
         account_bytes: 0,
         segment_bytes_max: config.log.segment_bytes_max,
+        flush_bytes: config.log.flush_bytes,
         retention: Retention::default(),
         delete_retention_ms: None,
         compaction_keys_max: config.log.compaction_keys_max as usize,
@@ -341,6 +342,8 @@ struct StoredLog {
     account_bytes: usize,
     /// As the broker is configured, for topics that say nothing else.
     segment_bytes_max: usize,
+    /// After so many bytes a flush is due; never because of bytes, if 0.
+    flush_bytes: usize,
     retention: Retention,
     /// How long records without a value stay, if older records of keys go.
     delete_retention_ms: Option<u64>,
@@ -471,6 +474,10 @@ impl PartitionLog for StoredLog {
 
     fn check(&self, entries: &Chunk) -> Result<(), StorageError> {
         self.log.check(entries)
+    }
+
+    fn is_flush_due(&self) -> bool {
+        self.flush_bytes > 0 && self.log.unflushed_bytes() >= self.flush_bytes
     }
 
     fn publish_high_watermark(&mut self, to: Offset) {

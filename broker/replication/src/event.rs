@@ -154,6 +154,9 @@ pub enum Input {
     },
     /// A flush failed. Nothing can be believed of the log's tail any more.
     FlushFailed,
+    /// So much has been stored since the last flush that the next one is due, where the log is flushed at
+    /// intervals. To be said as often as the host likes.
+    FlushDue,
     /// The connection to a broker stands (again). What was sent before may be lost.
     LinkUp(BrokerId),
     /// The connection to a broker broke.

@@ -99,6 +99,8 @@ pub struct Replica {
     pub(crate) led: LeaderEpoch,
     pub(crate) flushing: bool,
     pub(crate) flushed_at: Tick,
+    /// The host has said that the next flush is due, whatever the time.
+    flush_due: bool,
     /// A cut was made while a flush was on: of what that flush claims, only what lies below the cut
     /// is what is in the log now.
     pub(crate) flush_ceiling: Option<Offset>,
@@ -141,6 +143,7 @@ impl Replica {
             led: LeaderEpoch::NONE,
             flushing: false,
             flushed_at: Tick(0),
+            flush_due: false,
             flush_ceiling: None,
             anew_after: LeaderEpoch::NONE,
             heard_at: None,
@@ -174,6 +177,10 @@ impl Replica {
             } => self.on_pushed(now, to, &append, end, bytes, out),
             Input::Flushed { end } => self.on_flushed(now, end, out),
             Input::FlushFailed => self.break_down(Breach::FlushFailed, out),
+            Input::FlushDue => {
+                self.flush_due = true;
+                self.flush(now, out);
+            }
             Input::LinkUp(peer) => self.on_link_up(now, peer, out),
             Input::LinkDown(peer) => self.on_link_down(peer),
             Input::SetChangeRefused { version } => self.on_change_refused(now, version, out),
@@ -331,11 +338,14 @@ impl Replica {
     pub(crate) fn flush(&mut self, now: Tick, out: &mut Vec<Effect>) {
         let due = match self.view.flush {
             Flush::Ack => true,
-            Flush::Interval => now.since_ms(self.flushed_at) >= self.config.flush_interval_ms,
+            Flush::Interval => {
+                self.flush_due || now.since_ms(self.flushed_at) >= self.config.flush_interval_ms
+            }
         };
         if due && !self.flushing && self.log.durable_end < self.log.end {
             self.flushing = true;
             self.flushed_at = now;
+            self.flush_due = false;
             out.push(Effect::Flush);
         }
     }

@@ -54,6 +54,7 @@ pub(super) const KEYS: &[(&str, Rule)] = &[
     ("log.segment_bytes_max", Bytes(64 * KIB, GIB)),
     ("log.index_interval_bytes", Bytes(512, MIB)),
     ("log.flush_interval_ms", Number(10, 600_000, " ms")),
+    ("log.flush_bytes", Bytes(0, 1024 * GIB)),
     ("log.page_cache_bytes", Bytes(0, 1024 * GIB)),
     ("log.check_at_start", OneOf(&["tail", "all"])),
     ("log.scrub_bytes_per_second", Bytes(0, 16 * GIB)),

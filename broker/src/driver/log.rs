@@ -39,6 +39,11 @@ pub trait PartitionLog: Send {
     fn check(&self, _entries: &Chunk) -> Result<(), StorageError> {
         Ok(())
     }
+    /// Whether so much was stored since the last flush was prepared that the next one should not wait for its
+    /// time.
+    fn is_flush_due(&self) -> bool {
+        false
+    }
     /// Readers may read up to here.
     fn publish_high_watermark(&mut self, to: Offset);
     /// What has to be done, on any thread, to make the log durable up to its present end.

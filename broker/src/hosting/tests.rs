@@ -22,14 +22,17 @@ const PARTITION: TopicPartition = TopicPartition {
 const EPOCH: LeaderEpoch = LeaderEpoch(1);
 
 fn open_in(dir: &Path, expected: bool) -> OpenedReplica {
-    let config = Config::default();
+    open_as(&Config::default(), dir, expected)
+}
+
+fn open_as(config: &Config, dir: &Path, expected: bool) -> OpenedReplica {
     let caretaker = Caretaker::start(0, 1 << 20, Failure::new(dir)).expect("a thread");
     open(
         dir,
         PARTITION,
         expected,
         Trust::PageCache,
-        &config,
+        config,
         &caretaker,
     )
     .expect("opens")
@@ -120,6 +123,31 @@ fn a_log_that_is_expected_and_not_there_is_lossy_and_a_new_one_is_not() {
 fn flush(opened: &mut OpenedReplica) {
     let done = opened.log.prepare_flush().expect("prepared")().expect("flushed");
     opened.log.flushed(done).expect("noted");
+}
+
+#[test]
+fn a_flush_is_due_after_so_many_bytes() {
+    let mut config = Config::default();
+    let mut due_after = |bytes| {
+        config.log.flush_bytes = bytes;
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut opened = open_as(&config, dir.path(), false);
+        let mut due = Vec::new();
+        for sequence in 0..6 {
+            append(&mut opened, sequence..sequence + 1);
+            if opened.log.is_flush_due() {
+                due.push(sequence);
+                // It counts from where a flush begins.
+                let work = opened.log.prepare_flush().expect("prepared");
+                assert!(!opened.log.is_flush_due());
+                opened.log.flushed(work().expect("flushed")).expect("noted");
+            }
+        }
+        due
+    };
+    assert_eq!(due_after(2 * batch_of(0).len()), [1, 3, 5]);
+    assert_eq!(due_after(1), [0, 1, 2, 3, 4, 5]);
+    assert!(due_after(0).is_empty());
 }
 
 fn is_there_soon(path: &Path) -> bool {

@@ -93,8 +93,9 @@ impl FlushJob {
             }
             Ok(())
         })?;
-        if let Some(drop_behind) = &self.drop_behind {
-            for (segment, len) in self.segments.iter().zip(lens) {
+        for (segment, len) in self.segments.iter().zip(lens) {
+            segment.flushed.fetch_max(len, Ordering::AcqRel);
+            if let Some(drop_behind) = &self.drop_behind {
                 drop_behind.flushed(segment, len);
             }
         }
@@ -107,6 +108,8 @@ impl FlushJob {
 pub(crate) struct Unflushed {
     /// Segments with bytes that no prepared flush covers.
     dirty: Vec<Arc<Segment>>,
+    /// Bytes of entries that no prepared flush covers, more or less: a cut does not change it.
+    bytes: usize,
     /// Segments of flushes that nobody has told the end of.
     in_flight: Vec<Arc<Segment>>,
     /// The newest flush that was prepared; it covers all in flight.
@@ -117,6 +120,12 @@ impl Unflushed {
     /// Notes that the segment has been written.
     pub fn written(&mut self, segment: &Arc<Segment>) {
         add(&mut self.dirty, segment);
+    }
+
+    /// Notes that an entry of so many bytes has been stored in it.
+    pub fn appended(&mut self, segment: &Arc<Segment>, bytes: usize) {
+        self.written(segment);
+        self.bytes = self.bytes.saturating_add(bytes);
     }
 }
 
@@ -140,6 +149,7 @@ impl Log {
             add(&mut unflushed.in_flight, &segment);
         }
         unflushed.newest = Some(done);
+        unflushed.bytes = 0;
         FlushJob {
             dir: self.dir.clone(),
             segments: unflushed.in_flight.clone(),
@@ -147,6 +157,11 @@ impl Log {
             trusted: self.trusted.clone(),
             drop_behind: self.drop_behind.clone(),
         }
+    }
+
+    /// About how many bytes have been stored since a flush was prepared last.
+    pub fn unflushed_bytes(&self) -> usize {
+        self.unflushed.bytes
     }
 
     /// Takes note of a flush that succeeded.

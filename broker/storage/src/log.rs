@@ -289,7 +289,8 @@ impl Log {
             "an entry of epoch {epoch} after one of {last}"
         );
         // Room for several entries was reserved together; a new segment can still be due between.
-        self.reserve(parts.iter().map(|part| part.len()).sum())?;
+        let bytes = parts.iter().map(|part| part.len()).sum();
+        self.reserve(bytes)?;
         let Some(part) = self.parts.last() else {
             unreachable!("a reservation leaves a segment");
         };
@@ -307,7 +308,7 @@ impl Log {
             }
             self.epochs.push((epoch, self.end));
         }
-        self.unflushed.written(&segment);
+        self.unflushed.appended(&segment, bytes);
         self.end = end;
         self.published.end.store(end.0, Ordering::Release);
         Ok(())

@@ -21,6 +21,9 @@ use crate::switches::{HostRule, Switches};
 /// In so many reads of a thousand that a push takes, something is not in memory. Small logs are, in life.
 const COLD_READS: u64 = 100;
 
+/// A flush is due, at intervals too, after so many entries.
+const FLUSH_ENTRIES: usize = 6;
+
 /// What happened to a log, for those who watch.
 pub enum News {
     Appended(TopicPartition, Stored),
@@ -179,6 +182,7 @@ impl Disk {
         let log = DiskLog {
             disk: self.clone(),
             partition,
+            unflushed: 0,
         };
         (log, shape)
     }
@@ -204,6 +208,8 @@ fn epochs_from(start: Offset, before: LeaderEpoch, found: EpochHistory) -> Epoch
 pub struct DiskLog {
     disk: Disk,
     partition: TopicPartition,
+    /// Entries since a flush was prepared last.
+    unflushed: usize,
 }
 
 impl DiskLog {
@@ -245,6 +251,7 @@ impl PartitionLog for DiskLog {
             let stored = file.append(entry, now);
             news.push(News::Appended(partition, stored));
         });
+        self.unflushed += 1;
         Ok(())
     }
 
@@ -350,11 +357,16 @@ impl PartitionLog for DiskLog {
         })))
     }
 
+    fn is_flush_due(&self) -> bool {
+        self.unflushed >= FLUSH_ENTRIES
+    }
+
     fn publish_high_watermark(&mut self, _: Offset) {}
 
     fn prepare_flush(&mut self) -> Result<FlushWork, StorageError> {
         let partition = self.partition;
         let disk = self.disk.clone();
+        self.unflushed = 0;
         let (pages, done) = self.change(|file, _| {
             let done = FlushDone {
                 end: file.end(),

@@ -394,7 +394,7 @@ impl Cluster {
 
     fn flush_at_once(&mut self, id: u32) -> Result<(), String> {
         let node = &self.nodes[&id];
-        match node.flush != FlushMode::Manual && node.is_flushing() {
+        match !node.flush.is_manual() && node.is_flushing() {
             true => self.finish_flush(id),
             false => Ok(()),
         }

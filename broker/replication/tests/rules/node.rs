@@ -76,14 +76,26 @@ pub enum FlushMode {
     Manual,
     /// Not waited for by the core, and never asked for by it in time: `flush = "interval"`.
     Interval,
+    /// As that, and when the script says so, once the core asks.
+    IntervalManual,
 }
 
 impl FlushMode {
+    /// Whether nothing waits for durability.
+    pub fn at_intervals(self) -> bool {
+        self.of_the_topic() == Flush::Interval
+    }
+
+    /// Whether a flush ends when the script says so.
+    pub fn is_manual(self) -> bool {
+        matches!(self, FlushMode::Manual | FlushMode::IntervalManual)
+    }
+
     /// The topic's setting.
     pub fn of_the_topic(self) -> Flush {
         match self {
             FlushMode::Auto | FlushMode::Manual => Flush::Ack,
-            FlushMode::Interval => Flush::Interval,
+            FlushMode::Interval | FlushMode::IntervalManual => Flush::Interval,
         }
     }
 }
@@ -96,6 +108,7 @@ impl std::str::FromStr for FlushMode {
             "auto" => Ok(FlushMode::Auto),
             "manual" => Ok(FlushMode::Manual),
             "interval" => Ok(FlushMode::Interval),
+            "interval_manual" => Ok(FlushMode::IntervalManual),
             _ => Err(format!("{text} is no flush mode")),
         }
     }
@@ -185,7 +198,7 @@ impl Node {
 
     /// Whether it tells the core of flushes that have not happened.
     pub fn flushes_at_intervals(&self) -> bool {
-        self.flush == FlushMode::Interval
+        self.flush.at_intervals()
     }
 
     /// Whether a flush waits to be finished.
@@ -196,9 +209,9 @@ impl Node {
     /// Whether it would bring the entry through an election: it holds it, by the durability that
     /// was chosen, and its log ends in this epoch or a later one.
     pub fn counts_as_holder_of(&self, entry: &Entry, epoch: Option<LeaderEpoch>) -> bool {
-        let log = match self.flush {
-            FlushMode::Interval => &self.log,
-            FlushMode::Auto | FlushMode::Manual => &self.disk,
+        let log = match self.flushes_at_intervals() {
+            true => &self.log,
+            false => &self.disk,
         };
         log.contains(entry) && log.last().map(|last| last.shape.epoch) >= epoch
     }

@@ -149,6 +149,8 @@ pub enum Command {
     Flush(u32),
     /// The flush that is on fails.
     FailFlush(u32),
+    /// A broker has stored so much since the last flush that the next one is due.
+    FlushDue(u32),
     /// A process dies. With `power=cut`, what was not flushed is gone.
     Crash {
         broker: u32,
@@ -212,7 +214,7 @@ impl Runner {
             return Err("a script begins with its cluster".to_owned());
         };
         let mut config = Config::default();
-        if *flush == FlushMode::Interval {
+        if flush.at_intervals() {
             config.flush_interval_ms = u64::MAX;
         }
         if let Some(records) = window {
@@ -380,6 +382,7 @@ impl Cluster {
             }
             Command::Flush(id) => self.finish_flush(*id)?,
             Command::FailFlush(id) => self.input(*id, Input::FlushFailed)?,
+            Command::FlushDue(id) => self.input(*id, Input::FlushDue)?,
             Command::Crash { broker, power } => {
                 self.crash(*broker, power.is_some());
                 self.network.disconnect(*broker);
