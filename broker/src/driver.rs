@@ -325,6 +325,7 @@ impl Driver {
                 return self.fail(error, out);
             }
         }
+        self.log.keep_in_memory(self.replica.lacked_from());
     }
 
     fn carry_out(

@@ -476,6 +476,10 @@ impl PartitionLog for StoredLog {
         self.log.check(entries)
     }
 
+    fn keep_in_memory(&mut self, from: Option<Offset>) {
+        self.log.keep_in_memory(from);
+    }
+
     fn is_flush_due(&self) -> bool {
         self.flush_bytes > 0 && self.log.unflushed_bytes() >= self.flush_bytes
     }

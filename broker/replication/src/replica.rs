@@ -486,6 +486,21 @@ impl Replica {
         matches!(&self.role, Role::Leader(leader) if self.log.high_watermark > leader.epoch_start)
     }
 
+    /// If this replica leads, the offset from which on some member of the set may still have to be sent
+    /// entries: they had better stay in memory. Members that lag are out of the set before long.
+    pub fn lacked_from(&self) -> Option<Offset> {
+        let Role::Leader(leader) = &self.role else {
+            return None;
+        };
+        let members = leader.followers.iter();
+        let members = members.filter(|(id, _)| self.view.in_sync.contains(id));
+        let from = members.map(|(_, follower)| match follower.verified {
+            true => follower.matched,
+            false => follower.cursor,
+        });
+        from.min()
+    }
+
     /// How far each follower has acknowledged, if this replica leads.
     pub fn acknowledged(&self) -> Vec<(BrokerId, Offset)> {
         match &self.role {

@@ -44,6 +44,8 @@ pub trait PartitionLog: Send {
     fn is_flush_due(&self) -> bool {
         false
     }
+    /// Entries from here on will have to be read before long, if any.
+    fn keep_in_memory(&mut self, _from: Option<Offset>) {}
     /// Readers may read up to here.
     fn publish_high_watermark(&mut self, to: Offset);
     /// What has to be done, on any thread, to make the log durable up to its present end.

@@ -247,3 +247,22 @@ fn a_full_disk_lacks_room_until_what_was_refused_fits() {
     room.store(11, Ordering::Relaxed);
     assert_eq!(driver.lacks_room(), None);
 }
+
+#[test]
+fn a_leader_knows_what_members_of_the_set_lack() {
+    let (mut driver, push, work) = about_to_push();
+    let mut out = Vec::new();
+    assert_eq!(driver.replica().lacked_from(), Some(Offset::ZERO));
+    driver.read(Tick(2), push, work(), &mut out);
+    assert_eq!(driver.replica().lacked_from(), Some(Offset(1)));
+    let mut alone = led_by(Some(1), 1);
+    alone.version = PartitionVersion(1);
+    alone.in_sync.remove(&BrokerId(2));
+    driver.input(Tick(3), Input::Metadata(alone.into()), &mut out);
+    assert_eq!(driver.replica().lacked_from(), None);
+
+    let (mut driver, ..) = about_to_push();
+    let other = led_by(Some(2), 2).into();
+    driver.input(Tick(2), Input::Metadata(other), &mut out);
+    assert_eq!(driver.replica().lacked_from(), None);
+}

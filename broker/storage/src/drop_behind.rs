@@ -7,13 +7,20 @@
 //! what lies further back is dropped, and its pages serve what comes next. Whoever reads there has it read
 //! from the disk again, on a thread that may wait for it.
 //!
+//! A follower that falls behind by more than the window, for a moment in which it did not run, would meet the
+//! disk at the worst time and never come up with a leader that writes at full speed. So what a leader's
+//! followers in the in-sync set have not got yet stays, however much it is.
+//!
 //! Only bytes that are durable are dropped. Nothing depends on whether the system takes the hint.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use baton_protocol::ids::Offset;
+
 use crate::log::Log;
+use crate::reader::Published;
 use crate::segment::Segment;
 
 /// A segment's bytes are dropped by multiples of this many. Of each segment that is written less than that
@@ -23,6 +30,12 @@ const STRETCH_BYTES: usize = 256 << 10;
 /// The system keeps pages that were written together as one, up to about this size, and drops it only as a
 /// whole: what was kept of a stretch because of that is dropped with the next one.
 const PAGES_AS_ONE_BYTES: usize = 1 << 20;
+
+/// Dropping takes a thread from flushing, so it is done by so many stretches at a time.
+const STRETCHES_AT_A_TIME: usize = 256;
+
+/// So many of the oldest stretches are looked at for one that nobody wants.
+const LOOKED_AT_MAX: usize = 1_024;
 
 /// What was written last, by all logs that share it.
 #[derive(Debug)]
@@ -45,9 +58,27 @@ struct Stretch {
     segment: Weak<Segment>,
     from: usize,
     to: usize,
+    /// No entry in it ends above this.
+    end: Offset,
+    log: Weak<Published>,
+}
+
+impl Stretch {
+    /// Somebody will have to read it before long.
+    fn is_wanted(&self) -> bool {
+        let log = self.log.upgrade();
+        log.is_some_and(|log| log.wanted_from.load(Ordering::Relaxed) < self.end.0)
+    }
 }
 
 impl Log {
+    /// Entries from this offset on, if any, will have to be read before long: they are kept in memory, if
+    /// they are there, wherever they lie in the window.
+    pub fn keep_in_memory(&self, from: Option<Offset>) {
+        let from = from.map_or(u64::MAX, |from| from.0);
+        self.published.wanted_from.store(from, Ordering::Relaxed);
+    }
+
     /// Counts what becomes durable from now on in this window.
     pub fn set_drop_behind(&mut self, window: Option<Arc<DropBehind>>) {
         self.drop_behind = window;
@@ -65,8 +96,8 @@ impl DropBehind {
         })
     }
 
-    /// Takes note that a segment is durable up to `len`.
-    pub(crate) fn flushed(&self, segment: &Arc<Segment>, len: usize) {
+    /// Takes note that a segment of this log is durable up to `len`.
+    pub(crate) fn flushed(&self, segment: &Arc<Segment>, len: usize, log: &Arc<Published>) {
         let to = len / STRETCH_BYTES * STRETCH_BYTES;
         // Of two flushes of the same bytes, one notes them.
         let from = segment.noted.fetch_max(to, Ordering::AcqRel) / STRETCH_BYTES * STRETCH_BYTES;
@@ -79,12 +110,18 @@ impl DropBehind {
             segment: Arc::downgrade(segment),
             from,
             to,
+            end: segment.end(),
+            log: Arc::downgrade(log),
         });
     }
 
-    /// Drops what the window has moved past. Belongs on a thread that may wait a moment.
+    /// Drops what the window has moved past, if nobody wants it, or a part of that. Belongs on a thread that may
+    /// wait a moment.
     pub fn drop_excess(&self) {
-        while let Some(stretch) = self.next() {
+        for _ in 0..STRETCHES_AT_A_TIME {
+            let Some(stretch) = self.next() else {
+                return;
+            };
             if let Some(segment) = stretch.segment.upgrade() {
                 let from = stretch.from.saturating_sub(PAGES_AS_ONE_BYTES);
                 segment.drop_pages(from, stretch.to);
@@ -92,13 +129,18 @@ impl DropBehind {
         }
     }
 
-    /// The oldest stretch, if there is more than fits.
+    /// The oldest stretch that nobody wants, if there is more than fits.
     fn next(&self) -> Option<Stretch> {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         if window.bytes <= self.bytes_max {
             return None;
         }
-        let stretch = window.stretches.pop_front()?;
+        let oldest = window.stretches.iter().take(LOOKED_AT_MAX);
+        let free = oldest.take_while(|stretch| stretch.is_wanted()).count();
+        if free == LOOKED_AT_MAX {
+            return None;
+        }
+        let stretch = window.stretches.remove(free)?;
         window.bytes -= stretch.to - stretch.from;
         Some(stretch)
     }
@@ -182,6 +224,50 @@ mod tests {
             assert_eq!(read.bytes[STRETCH_BYTES / 8], offset as u8);
         }
         assert_eq!(held.bytes[STRETCH_BYTES / 8], 0, "a slice from before");
+    }
+
+    #[test]
+    fn what_somebody_wants_stays_and_others_give_up_theirs() {
+        let dirs = [(); 2].map(|()| tempfile::tempdir().expect("dir"));
+        let window = DropBehind::new(STRETCH_BYTES);
+        let [mut lagging, mut other] = [&dirs[0], &dirs[1]].map(|dir| open(dir.path(), &window));
+        append(&mut lagging, 8);
+        append(&mut other, 16);
+        let kept = || {
+            window
+                .as_ref()
+                .map(|all| all.window.lock().expect("sound").bytes)
+        };
+        let drop_excess = || window.as_ref().expect("a window").drop_excess();
+
+        lagging.keep_in_memory(Some(Offset(0)));
+        drop_excess();
+        let of_lagging = in_memory(&lagging);
+        assert!(of_lagging.iter().all(|is| *is), "{of_lagging:?}");
+        assert_eq!(kept(), Some(of_lagging.len() * STRETCH_BYTES));
+        // What the follower has got is not wanted any more.
+        lagging.keep_in_memory(Some(Offset(7)));
+        drop_excess();
+        assert_eq!(kept(), Some(STRETCH_BYTES));
+        lagging.keep_in_memory(None);
+        append(&mut other, 4);
+        drop_excess();
+        assert_eq!(kept(), Some(STRETCH_BYTES));
+    }
+
+    #[test]
+    fn a_log_that_is_gone_wants_nothing_and_holds_nothing() {
+        let dir = tempfile::tempdir().expect("dir");
+        let window = DropBehind::new(STRETCH_BYTES);
+        let mut log = open(dir.path(), &window);
+        append(&mut log, 16);
+        log.keep_in_memory(Some(Offset(0)));
+        let published = Arc::downgrade(&log.published);
+        drop(log);
+        assert_eq!(published.strong_count(), 0);
+        let window = window.expect("a window");
+        window.drop_excess();
+        assert_eq!(window.window.lock().expect("sound").bytes, STRETCH_BYTES);
     }
 
     #[test]

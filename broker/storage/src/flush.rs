@@ -11,6 +11,7 @@ use crate::drop_behind::DropBehind;
 use crate::error::StorageError;
 use crate::files::sync_open_dir;
 use crate::log::Log;
+use crate::reader::Published;
 use crate::segment::Segment;
 
 /// What the log and its flushes know of the disk.
@@ -54,6 +55,7 @@ pub struct FlushJob {
     segments: Vec<Arc<Segment>>,
     done: FlushDone,
     trusted: Arc<Trusted>,
+    published: Arc<Published>,
     drop_behind: Option<Arc<DropBehind>>,
 }
 
@@ -96,7 +98,7 @@ impl FlushJob {
         for (segment, len) in self.segments.iter().zip(lens) {
             segment.flushed.fetch_max(len, Ordering::AcqRel);
             if let Some(drop_behind) = &self.drop_behind {
-                drop_behind.flushed(segment, len);
+                drop_behind.flushed(segment, len, &self.published);
             }
         }
         Ok(self.done)
@@ -155,6 +157,7 @@ impl Log {
             segments: unflushed.in_flight.clone(),
             done,
             trusted: self.trusted.clone(),
+            published: self.published.clone(),
             drop_behind: self.drop_behind.clone(),
         }
     }

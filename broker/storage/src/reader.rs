@@ -226,12 +226,26 @@ pub struct Chunk {
 }
 
 /// What the writer publishes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Published {
     pub parts: ArcSwap<Vec<Part>>,
     pub start: AtomicU64,
     pub end: AtomicU64,
     pub high_watermark: AtomicU64,
+    /// Somebody will have to read what lies from here on; nobody, if it is the greatest number.
+    pub wanted_from: AtomicU64,
+}
+
+impl Default for Published {
+    fn default() -> Self {
+        Published {
+            parts: ArcSwap::default(),
+            start: AtomicU64::new(0),
+            end: AtomicU64::new(0),
+            high_watermark: AtomicU64::new(0),
+            wanted_from: AtomicU64::new(u64::MAX),
+        }
+    }
 }
 
 /// Reads a log. Cheap to clone, may be used from any thread, never waits for the writer.
