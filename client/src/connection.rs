@@ -23,6 +23,9 @@ use crate::error::{Error, ErrorKind, Result};
 
 const READ_BYTES: usize = 64 << 10;
 
+/// With less room than this more is made.
+const READ_BYTES_MIN: usize = 4 << 10;
+
 /// A connection that nothing came by for so long is asked whether it lives, and may take as long for
 /// the answer.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
@@ -454,7 +457,10 @@ async fn read_frame(
         if let Some(frame) = decoded {
             return Ok(frame);
         }
-        buffer.reserve(READ_BYTES);
+        // The decoder has made room up to the end of a large frame: more would move all of it.
+        if buffer.capacity() - buffer.len() < READ_BYTES_MIN {
+            buffer.reserve(READ_BYTES);
+        }
         match read.read_buf(buffer).await {
             Ok(0) => return Err(ReadError::Lost("the connection was closed".to_owned())),
             Ok(_) => {}

@@ -284,3 +284,41 @@ async fn without_acknowledgements_memory_is_bounded_too_though_the_broker_does_n
     assert!(producer.in_flight_bytes() > 300_000);
     assert!(producer.in_flight_bytes() <= 500_000);
 }
+
+/// Five batches are sent at once; the last is answered long after it was sent, but never long after the one
+/// before it.
+#[tokio::test]
+async fn what_waits_on_a_slow_link_is_not_taken_for_silence() {
+    let broker = FakeBroker::start(1).await;
+    broker.conduct.pause_ms.store(1_300, Ordering::SeqCst);
+    let client = broker.client().await;
+    // Silence is what lasts for this and five seconds more.
+    let settings = client.producer().commit_timeout(Duration::from_millis(100));
+    let producer = settings.batch_bytes(1).build().await.expect("a producer");
+    for n in 0..5 {
+        let sent = producer.send(record(format!("{n}"))).await;
+        drop(sent.expect("taken"));
+    }
+    timeout(PATIENCE, producer.flush())
+        .await
+        .expect("in time")
+        .expect("delivered");
+    let produced = broker.conduct.produced.lock().expect("produced").len();
+    assert_eq!(produced, 5, "sent again");
+}
+
+/// The buffer holds less than one batch of the size that was asked for, and nobody has a reason to wait for
+/// the linger.
+#[tokio::test]
+async fn a_buffer_smaller_than_a_batch_does_not_wait_for_the_linger() {
+    let broker = FakeBroker::start(1).await;
+    let client = broker.client().await;
+    let settings = client.producer().linger(Duration::from_secs(600));
+    let settings = settings.max_in_flight_bytes(100_000).batch_bytes(1 << 20);
+    let producer = settings.build().await.expect("a producer");
+    let value = bytes::Bytes::from(vec![b'x'; 1_000]);
+    for _ in 0..1_000 {
+        let sent = timeout(PATIENCE, producer.send(record(value.clone()))).await;
+        drop(sent.expect("there is room").expect("taken"));
+    }
+}

@@ -15,6 +15,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// The least that a batch or the buffer can be bounded to.
 const BYTES_MIN: usize = 1;
 
+/// The buffer has room for so many batches at least.
+const BATCHES_IN_BUFFER_MIN: usize = 8;
+
 /// What a producer is made with.
 #[derive(Clone)]
 pub(crate) struct ProducerConfig {
@@ -27,6 +30,15 @@ pub(crate) struct ProducerConfig {
     pub commit_timeout: Duration,
     pub idle_timeout: Duration,
     pub partitioner: Arc<dyn Partitioner>,
+}
+
+impl ProducerConfig {
+    /// Most bytes of a batch: a part of what may be under way, or senders would wait for room that no full
+    /// batch gives back.
+    pub fn batch_bytes_max(&self) -> usize {
+        let share = self.max_in_flight_bytes / BATCHES_IN_BUFFER_MIN;
+        self.batch_bytes.min(share.max(BYTES_MIN))
+    }
 }
 
 impl Default for ProducerConfig {
@@ -74,8 +86,8 @@ impl ProducerBuilder {
     }
 
     /// A batch leaves when its records have this many bytes before they are compressed; 512 KiB by
-    /// default. The brokers' `message_bytes_max` counts where it is less. A larger record has a
-    /// batch of its own.
+    /// default. The brokers' `message_bytes_max` counts where it is less, and so does an eighth of
+    /// [`max_in_flight_bytes`](Self::max_in_flight_bytes). A larger record has a batch of its own.
     pub fn batch_bytes(mut self, bytes: usize) -> Self {
         self.config.batch_bytes = bytes;
         self

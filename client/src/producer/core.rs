@@ -162,7 +162,7 @@ impl Core {
     ) -> Result<Ack> {
         let intake = &topic.intakes[parcel.partition];
         let timestamp = record.timestamp_ms.unwrap_or_else(now_ms);
-        let limit = self.config.batch_bytes.min(self.message_bytes_max);
+        let limit = self.config.batch_bytes_max().min(self.message_bytes_max);
         let mut state = intake.lock();
         if state.is_closed || self.is_closed.load(Ordering::Relaxed) {
             return Err(closed());

@@ -68,6 +68,8 @@ pub(crate) struct Lane {
     leader: Option<(BrokerId, Connection)>,
     view: watch::Receiver<Arc<ClusterView>>,
     backoff: Backoff,
+    /// When the leader last answered: what waits behind a large batch on a slow link is no sign of silence.
+    answered_at: Instant,
     /// It has nothing left that its end could decide.
     is_done: bool,
 }
@@ -101,6 +103,7 @@ impl Lane {
             leader: None,
             view,
             backoff: Backoff::new(BACKOFF_MIN, BACKOFF_MAX),
+            answered_at: Instant::now(),
             is_done: false,
         }
     }
@@ -315,7 +318,8 @@ impl Lane {
             };
         };
         let deadline = first.deadline;
-        let silence = later(first.sent_at, config.commit_timeout + ANSWER_GRACE);
+        let heard_at = first.sent_at.max(self.answered_at);
+        let silence = later(heard_at, config.commit_timeout + ANSWER_GRACE);
         let waiting = first.answer.is_none();
         let retry_in = match waiting {
             true => self.backoff.pause(),

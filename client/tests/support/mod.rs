@@ -42,6 +42,8 @@ pub struct Conduct {
     pub is_silent: AtomicBool,
     /// Reads nothing more from a connection once a batch has come by it.
     pub is_deaf: AtomicBool,
+    /// Takes so many milliseconds for each batch, as on a slow link.
+    pub pause_ms: AtomicU64,
     /// Refuses this many batches first, as one that has just lost its office.
     pub refusals: AtomicU64,
     /// How many records its log has.
@@ -210,10 +212,14 @@ impl Session {
             RequestBody::Produce { .. } if self.conduct.is_deaf.load(Ordering::SeqCst) => {
                 std::future::pending().await
             }
-            RequestBody::Produce { partition, .. } => match self.take(partition.0, payload) {
-                Some(answer) => answer,
-                None => return true,
-            },
+            RequestBody::Produce { partition, .. } => {
+                let pause_ms = self.conduct.pause_ms.load(Ordering::SeqCst);
+                tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+                match self.take(partition.0, payload) {
+                    Some(answer) => answer,
+                    None => return true,
+                }
+            }
             RequestBody::PartitionStatus { .. } => Ok(self.status()),
             RequestBody::Subscribe {
                 subscription,

@@ -2,7 +2,7 @@
 
 use baton_protocol::client::{Acks, ResponseBody};
 use baton_protocol::error::ErrorCode;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::debug;
 
 use super::Lane;
@@ -11,6 +11,7 @@ use crate::producer::fate::{Debt, Stored};
 
 impl Lane {
     pub(super) async fn on_answer(&mut self, result: Result<ResponseBody>) {
+        self.answered_at = Instant::now();
         match result {
             Ok(ResponseBody::Produced { base_offset, epoch }) => {
                 self.backoff.reset();
