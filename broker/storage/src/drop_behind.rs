@@ -135,12 +135,22 @@ impl DropBehind {
         if window.bytes <= self.bytes_max {
             return None;
         }
-        let oldest = window.stretches.iter().take(LOOKED_AT_MAX);
-        let free = oldest.take_while(|stretch| stretch.is_wanted()).count();
-        if free == LOOKED_AT_MAX {
-            return None;
+        let mut free = Some(0);
+        if window.stretches.front()?.is_wanted() {
+            // What is wanted takes no room from the others: they would have none left.
+            let mut wanted = 0;
+            free = None;
+            for (i, stretch) in window.stretches.iter().enumerate().take(LOOKED_AT_MAX) {
+                match stretch.is_wanted() {
+                    true => wanted += stretch.to - stretch.from,
+                    false => free = free.or(Some(i)),
+                }
+            }
+            if window.bytes - wanted <= self.bytes_max {
+                return None;
+            }
         }
-        let stretch = window.stretches.remove(free)?;
+        let stretch = window.stretches.remove(free?)?;
         window.bytes -= stretch.to - stretch.from;
         Some(stretch)
     }
@@ -244,7 +254,8 @@ mod tests {
         drop_excess();
         let of_lagging = in_memory(&lagging);
         assert!(of_lagging.iter().all(|is| *is), "{of_lagging:?}");
-        assert_eq!(kept(), Some(of_lagging.len() * STRETCH_BYTES));
+        // The others have the window for themselves.
+        assert_eq!(kept(), Some((of_lagging.len() + 1) * STRETCH_BYTES));
         // What the follower has got is not wanted any more.
         lagging.keep_in_memory(Some(Offset(7)));
         drop_excess();

@@ -95,9 +95,8 @@ impl FlushJob {
             }
             Ok(())
         })?;
-        for (segment, len) in self.segments.iter().zip(lens) {
-            segment.flushed.fetch_max(len, Ordering::AcqRel);
-            if let Some(drop_behind) = &self.drop_behind {
+        if let Some(drop_behind) = &self.drop_behind {
+            for (segment, len) in self.segments.iter().zip(lens) {
                 drop_behind.flushed(segment, len, &self.published);
             }
         }

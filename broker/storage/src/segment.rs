@@ -68,8 +68,6 @@ pub struct Segment {
     /// Bytes that [`DropBehind`](crate::DropBehind) knows of, or was never told of because they were there
     /// before.
     pub(crate) noted: AtomicUsize,
-    /// Bytes that a flush has covered, or that were there before.
-    pub(crate) flushed: AtomicUsize,
     index: ArcSwap<SparseIndex>,
 }
 
@@ -202,7 +200,6 @@ impl Segment {
             indexed: AtomicUsize::new(0),
             unchecked: AtomicUsize::new(0),
             noted: AtomicUsize::new(len),
-            flushed: AtomicUsize::new(len),
             index: ArcSwap::from_pointee(SparseIndex::default()),
         })
     }
@@ -398,11 +395,6 @@ impl Segment {
     /// disk. What the system does not tell counts as in memory.
     pub(crate) fn is_in_memory(&self, from: usize, to: usize) -> bool {
         assert!(to <= self.map.len(), "a place in the mapping");
-        // What was never flushed is there: the system would have to write it before it could let go of it.
-        // That spares followers that keep up the question, which costs as much as the rest of a small read.
-        if from >= self.flushed.load(Ordering::Acquire) {
-            return true;
-        }
         let page = rustix::param::page_size();
         let start = from / page * page;
         if start >= to {
