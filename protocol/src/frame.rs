@@ -21,7 +21,7 @@ const RESERVE_BYTES_MIN: usize = 64 << 10;
 
 /// Room that is made for the rest of a frame at most, by the bytes that have come of it. With less, a frame
 /// would be copied again and again while it grows.
-const RESERVE_BY_BYTE: usize = 16;
+const RESERVE_BY_BYTE: usize = 8;
 
 /// Bytes of the two length fields.
 const LENGTHS_BYTES: usize = 6;

@@ -33,6 +33,9 @@ const PAGE_BYTES: usize = 4 << 10;
 /// How much is read from the socket at a time, at least.
 const READ_BYTES: usize = 64 << 10;
 
+/// With less room than this more is made.
+const READ_BYTES_MIN: usize = 4 << 10;
+
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectionError {
@@ -85,7 +88,10 @@ impl FrameReader {
             if let Some(frame) = self.decoder.decode(&mut self.buffer)? {
                 return Ok(Some(frame));
             }
-            self.buffer.reserve(READ_BYTES);
+            // The decoder has made room up to the end of a large frame: more would move all of it.
+            if self.buffer.capacity() - self.buffer.len() < READ_BYTES_MIN {
+                self.buffer.reserve(READ_BYTES);
+            }
             if self.socket.read_buf(&mut self.buffer).await? == 0 {
                 return if self.buffer.is_empty() {
                     Ok(None)
