@@ -1,5 +1,6 @@
-//! A log starts above nothing that is not committed, its start never moves back while its process lives,
-//! and a log that begins anew discards nothing committed at or above the new start.
+//! A log starts above nothing that is not committed, its start never moves back while its process lives
+//! and it does not begin anew, and a log that begins anew discards nothing committed at or above the new
+//! start.
 
 use std::collections::BTreeMap;
 
@@ -27,6 +28,9 @@ impl Starts {
                     discarded,
                 },
             ) => {
+                // A late word of an earlier reign may have had it begin above where the present leader
+                // starts, whose own start a power cut has undone since. What it gets then is more.
+                self.last.remove(&(*id, *partition));
                 let record = world.controller.committed.partition(partition);
                 // A suspect may: after an election that may have lost entries a log that is compacted is
                 // sent anew.
