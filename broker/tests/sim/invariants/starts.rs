@@ -28,9 +28,6 @@ impl Starts {
                     discarded,
                 },
             ) => {
-                // A late word of an earlier reign may have had it begin above where the present leader
-                // starts, whose own start a power cut has undone since. What it gets then is more.
-                self.last.remove(&(*id, *partition));
                 let record = world.controller.committed.partition(partition);
                 // A suspect may: after an election that may have lost entries a log that is compacted is
                 // sent anew.
@@ -57,7 +54,8 @@ impl Starts {
         let Some(driver) = broker.driver(&partition) else {
             return;
         };
-        let start = driver.replica().log().start;
+        let log = driver.replica().log();
+        let start = log.start;
         let committed = world.oracle.committed(&partition);
         let ever_end = committed.map_or(Offset::ZERO, |committed| committed.ever_end);
         assert!(
@@ -70,8 +68,11 @@ impl Starts {
         {
             let last = Offset(before.0.saturating_sub(1));
             let given_up = committed.is_some_and(|committed| committed.is_given_up(last));
+            // A late word of an earlier reign may have had it begin above where the present leader starts,
+            // whose own start a power cut has undone since. It begins anew there, and what it gets is more.
+            let begins_anew = start == log.end;
             assert!(
-                start >= before || given_up,
+                start >= before || given_up || begins_anew,
                 "broker {id}, {partition}: the start moved back from {before} to {start}"
             );
         }
