@@ -259,6 +259,9 @@ mod tests {
         // What the follower has got is not wanted any more.
         lagging.keep_in_memory(Some(Offset(7)));
         drop_excess();
+        assert_eq!(kept(), Some(2 * STRETCH_BYTES));
+        lagging.keep_in_memory(Some(lagging.end()));
+        drop_excess();
         assert_eq!(kept(), Some(STRETCH_BYTES));
         lagging.keep_in_memory(None);
         append(&mut other, 4);
