@@ -1,7 +1,8 @@
 //! What the process does with memory that it has freed.
 //!
-//! Every batch is received into memory of its own, which is freed when the batch is stored and sent. As the C library comes, it gives such pieces back to the system and asks for new
-//! ones, which the system has to clear page by page: some 12,000 pages per GB at each follower.
+//! Every batch is received into memory of its own, which is freed when the batch is stored and sent. As the C
+//! library comes, it gives such pieces back to the system and asks for new ones, which the system has to clear
+//! page by page: some 12,000 pages per GB at each follower.
 
 #![allow(unsafe_code)]
 

@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_wants_stays_and_others_give_up_theirs() {
+    fn what_somebody_wants_stays_and_takes_no_room_from_others() {
         let dirs = [(); 2].map(|()| tempfile::tempdir().expect("dir"));
         let window = DropBehind::new(STRETCH_BYTES);
         let [mut lagging, mut other] = [&dirs[0], &dirs[1]].map(|dir| open(dir.path(), &window));

@@ -102,7 +102,12 @@ impl World {
             Output::Truncated { .. } => {}
             Output::BeganAnew(at) => {
                 self.stats.count("logs begun anew");
-                self.tell(|| format!("broker {id}: {partition} begins anew at {}", at.start));
+                self.tell(|| {
+                    format!(
+                        "broker {id}: {partition} begins anew at {}, as epoch {} asks",
+                        at.start, at.epoch
+                    )
+                });
             }
             Output::Broken(reason) => self.on_broken(id, partition, &reason),
             Output::BadPeer { why } => panic!("broker {id}, {partition}: {why}"),

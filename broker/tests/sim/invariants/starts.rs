@@ -68,8 +68,8 @@ impl Starts {
         {
             let last = Offset(before.0.saturating_sub(1));
             let given_up = committed.is_some_and(|committed| committed.is_given_up(last));
-            // A late word of an earlier reign may have had it begin above where the present leader starts,
-            // whose own start a power cut has undone since. It begins anew there, and what it gets is more.
+            // Where entries may be given up as lost, a follower obeys a late copy of the reset that this reign
+            // sent before its own start moved up. It is empty then, and is reset once more.
             let begins_anew = start == log.end;
             assert!(
                 start >= before || given_up || begins_anew,
